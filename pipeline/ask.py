@@ -1,0 +1,46 @@
+"""`duet ask`: talk to a model, unlearned or not."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.console import quieten_libraries
+from stages.language_model.engine import EngineOptions, start_engine
+from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
+from stages.language_model.prompts import Prompter, load_prefix
+
+
+@click.command()
+@click.argument("questions", nargs=-1)
+@click.option("--model", required=True, help="A model folder or hub name.")
+@click.option("--prefix", type=click.Path(path_type=Path), help="Ask behind this unlearning prefix.")
+@click.option("--template", type=click.Choice(["chat", "plain"]), default="chat", show_default=True)
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(min=1))
+def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: str, max_tokens: int) -> None:
+    """Ask a model QUESTIONS; without any, they are read line by line.
+
+    \b
+    Example:  duet ask --model runs/demo/model "What is the capital of France?"
+    """
+    quieten_libraries()
+    folder = resolve_model(model)
+    tokenizer = load_tokenizer(folder)
+    prompter = Prompter(tokenizer, template)  # type: ignore[arg-type]
+    told = load_prefix(prefix) if prefix else None
+    stop = tuple(end_of_turn_ids(folder, tokenizer))
+    options = EngineOptions(model=folder, dtype="float32", context_length=context_length(folder), stop_ids=stop)
+    engine = start_engine("transformers", options)
+
+    def answer(question: str) -> None:
+        (said,) = engine.continue_greedily([prompter.ids(question, told)], max_tokens=max_tokens)
+        click.echo(prompter.decode(said.token_ids.tolist()))
+
+    for question in questions:
+        click.echo(f"> {question}")
+        answer(question)
+    while not questions:
+        try:
+            answer(click.prompt(">", prompt_suffix=" "))
+        except (click.Abort, EOFError):
+            click.echo()
+            return

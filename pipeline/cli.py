@@ -1,0 +1,49 @@
+"""`duet`: the list of commands, and how an expected error is shown.
+
+Importing it loads neither torch nor an engine; each command does when it runs.
+"""
+
+import traceback
+from typing import Any
+
+import click
+
+from pipeline import __version__
+from pipeline.ask import ask
+from pipeline.compare import compare
+from pipeline.default_model import default_model
+from pipeline.distill import distill
+from pipeline.evaluate import evaluate
+from pipeline.settings_command import settings_command
+from pipeline.teacher_cache import teacher_cache
+from stages.errors import DuetError
+
+
+class DuetGroup(click.Group):
+    """Shows a DuetError as one message, and ends with its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except DuetError as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
+
+
+@click.group(cls=DuetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="duet")
+@click.option("--debug", is_flag=True, help="Show a traceback with an error.")
+def duet(debug: bool) -> None:
+    """Make a language model forget, from queries alone.
+
+    \b
+    1. duet teacher-cache   the prefixed teacher's Top-K raw logits -> a frozen cache
+    2. duet distill         the cache -> a model without the prefix that behaves as with it
+    3. duet evaluate        base, teacher and student side by side
+    """
+
+
+for command in (default_model, teacher_cache, distill, evaluate, compare, ask, settings_command):
+    duet.add_command(command)

@@ -1,0 +1,131 @@
+"""`duet compare`: several evaluations side by side, as the Markdown tables that the docs show."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import polars as pl
+
+from pipeline.tables import METRIC_TITLES
+from stages.errors import DataError
+from stages.files import write_atomically
+
+MEAN_OF = {"rouge_l_recall", "refusal_rate", "degenerate_rate"}
+
+
+@click.command()
+@click.argument("evaluations", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--mean", "as_seeds", is_flag=True, help="The runs differ in their seed only: show means and check the targets."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Write the Markdown to this file, too.")
+def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> None:
+    """Compare EVALUATIONS: one row per run with the settings that differ, or the mean over seeds.
+
+    \b
+    Examples:
+      duet compare runs/tuning/*/evaluation.json --out docs/tuning.md
+      duet compare --mean runs/seed-*/evaluation.json
+    """
+    found = [_load(path) for path in evaluations]
+    text = "\n".join(seed_table(found) if as_seeds else run_table(found)) + "\n"
+    click.echo(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, text.encode())
+
+
+def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Base and teacher once, then a row per run: the settings that differ, ROUGE-L recall per file, worst degenerate."""
+    settings = [_flat(evaluation["run"]["settings"]) for evaluation in evaluations]
+    keys = [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
+    columns = list(dict.fromkeys((s["file"], s["attack"]) for s in evaluations[0]["scores"]))
+    forget = evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]
+    titles = [f"{file}{', ' + attack if attack else ''} {'↓' if file in forget else '↑'}" for file, attack in columns]
+    yield f"| run | {' | '.join([*titles, 'refusals on ' + forget[0], 'refusals elsewhere', 'degenerate, worst file'])} |"
+    yield "|---|" + "---:|" * (len(titles) + 3)
+
+    def row(name: str, scores: list[dict[str, Any]], model: str) -> str:
+        means = {(s["file"], s["attack"], s["metric"]): s["mean"] for s in scores if s["model"] == model}
+        cells = [_figure(means.get((file, attack, "rouge_l_recall"))) for file, attack in columns]
+        kept = [means[file, None, "refusal_rate"] for file, attack in columns if not attack and file not in forget]
+        worst = max(means[file, None, "degenerate_rate"] for file, attack in columns if not attack)
+        cells += [_figure(means[forget[0], None, "refusal_rate"]), _figure(max(kept, default=None)), _figure(worst)]
+        return f"| {name} | {' | '.join(cells)} |"
+
+    yield row("base", evaluations[0]["scores"], "base")
+    shown = set()
+    for evaluation, own in zip(evaluations, settings, strict=True):
+        # Another prefix makes another teacher.
+        teacher = row("base + prefix (teacher)", evaluation["scores"], "teacher")
+        if teacher not in shown:
+            shown.add(teacher)
+            yield teacher
+        name = ", ".join(f"{key.removeprefix('student.').removeprefix('teacher.')} {own.get(key)}" for key in keys)
+        yield row(name or "DUET", evaluation["scores"], "student")
+    yield ""
+    yield _made_with(evaluations)
+
+
+def seed_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Means over the runs with the least and the most, then every target with its verdict."""
+    scores = pl.concat(
+        [pl.DataFrame(evaluation["scores"]).with_columns(run=i) for i, evaluation in enumerate(evaluations)]
+    )
+    keys = ["file", "attack", "metric", "model"]
+    summary = scores.group_by(keys, maintain_order=True).agg(
+        pl.col("mean").mean(), low=pl.col("mean").min(), high=pl.col("mean").max(), n=pl.col("n").first()
+    )
+    cells = {(r["file"], r["attack"], r["metric"], r["model"]): r for r in summary.iter_rows(named=True)}
+    yield f"| questions | n | metric | base | base + prefix (teacher) | DUET, mean of {len(evaluations)} seeds (least – most) |"
+    yield "|---|---:|---|---:|---:|---:|"
+    for file, attack in dict.fromkeys((key[0], key[1]) for key in cells):
+        for metric, title in METRIC_TITLES.items():
+            if metric not in MEAN_OF:
+                continue
+            base, teacher, student = (
+                cells.get((file, attack, metric, model)) for model in ("base", "teacher", "student")
+            )
+            assert student
+            spread = f"{student['mean']:.1f} ({student['low']:.1f} – {student['high']:.1f})"
+            name = f"{file}, {attack} prompt" if attack else file
+            both = " | ".join(_figure(each["mean"] if each else None) for each in (base, teacher))
+            yield f"| {name} | {student['n']} | {title} | {both} | {spread} |"
+    yield ""
+    yield "| target | found | bound | reached |"
+    yield "|---|---:|---:|---|"
+    from stages.evaluation.targets import verdicts
+
+    for verdict in verdicts(summary, evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]):
+        yield f"| {verdict.target} | {verdict.found:.1f} | {verdict.bound:.1f} | {'yes' if verdict.reached else '**no**'} |"
+    yield ""
+    yield _made_with(evaluations)
+
+
+def _made_with(evaluations: Sequence[dict[str, Any]]) -> str:
+    runs = [evaluation["run"] for evaluation in evaluations]
+    seeds = sorted({run["settings"]["student"]["seed"] for run in runs})
+    machines = sorted({run["hardware"] for run in runs})
+    return (
+        f"Points (0–100). Model {runs[0]['base']}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
+        f"{'; '.join(machines)}."
+    )
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        found["run"]["settings"], found["scores"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is not an evaluation.", "A file that `duet evaluate` wrote was needed.") from error
+    return found
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return {f"{name}.{key}": value for name, section in settings.items() for key, value in section.items()}
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,166 @@
+"""All settings: defaults < TOML file < `--set section.key=value`. Typed, and unknown keys are errors.
+
+The student's section lives with the student (stages/student/settings.py), because sweeps and DeepSpeed share it.
+"""
+
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stages.errors import SettingsError
+from stages.language_model.engine import Dtype, EngineName
+from stages.language_model.prompts import Template
+from stages.student.settings import StudentSettings
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSettings(Section):
+    """The base model, which is teacher and student, and how it is run where nothing is trained."""
+
+    path: str = Field("models/SmolLM2-135M-Instruct", description="Model folder, or hub name (owner/model).")
+    template: Template = Field(
+        "chat", description="chat: the model's own chat template; plain: question and answer as text."
+    )
+    engine: EngineName = Field("auto", description="vllm, transformers, or auto: vllm where it is installed.")
+    dtype: Dtype = Field("float32", description="Dtype of inference. On a CPU float32 is the honest one.")
+    gpus: int = Field(1, ge=1, description="GPUs that vLLM spreads the teacher over.")
+    batch_rows: int = Field(64, ge=1, description="Prompts in flight at once; less needs less memory.")
+
+
+class DataSettings(Section):
+    """What is to be forgotten, what kept, and the unlearning prefix. Paths count from the working directory."""
+
+    forget: tuple[Path, ...] = Field(min_length=1, description="Query files of the forget set.")
+    retain: tuple[Path, ...] = Field(min_length=1, description="Query files of the retain set.")
+    prefix: Path = Field(description="Prefix file.")
+    licence: str | None = Field(None, description="Written into the cache's manifest.")
+    sensitivity: str | None = Field(None, description="Written into the cache's manifest.")
+
+    @field_validator("forget", "retain", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str | Path) else value
+
+
+class TeacherSettings(Section):
+    """What is captured."""
+
+    top_k: int = Field(20, ge=1, description="K: candidates kept per position.")
+    positions: int = Field(1, ge=1, description="T: supervised positions per query; 1 is the paper.")
+    prefix_on_retain: bool = Field(True, description="Ask retain queries behind the prefix, too (eq. 3 of the paper).")
+    shard_rows: int = Field(128, ge=1, description="Rows per Parquet shard: the unit of work that a kill can cost.")
+
+
+class EvaluationSettings(Section):
+    """What is asked of a model, and how."""
+
+    questions: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Question files by name; forget, retain and forget_500 enter Performance Shift.",
+    )
+    forget_files: tuple[str, ...] = Field(
+        ("forget",), description="Files on what is to be forgotten; the others are to be kept."
+    )
+    attacks: tuple[Literal["reverse"], ...] = Field(("reverse",), description="Attacks on `attacked_files`.")
+    attacked_files: tuple[str, ...] = Field(("forget",), description="Files that are attacked.")
+    max_tokens: int = Field(32, ge=1, description="Longest answer.")
+
+    @model_validator(mode="after")
+    def _known_files(self) -> "EvaluationSettings":
+        if self.questions:
+            for field in ("forget_files", "attacked_files"):
+                if unknown := set(getattr(self, field)) - self.questions.keys():
+                    raise ValueError(f"{field} names {sorted(unknown)[0]!r}, which is not under questions")
+        return self
+
+
+class Settings(Section):
+    """One file of settings, complete."""
+
+    model: ModelSettings = ModelSettings()
+    data: DataSettings
+    teacher: TeacherSettings = TeacherSettings()
+    student: StudentSettings = StudentSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that come with the package."""
+    folder = resources.files("pipeline") / "presets"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_settings(config: str, overrides: Sequence[str] = ()) -> Settings:
+    """The settings of a TOML file, or of a preset by its name, with `section.key=value` overrides on top.
+
+    Raises SettingsError for a missing file, bad TOML, an unknown key, a value of the wrong type or a bad combination.
+    """
+    values = _read_toml(config)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise SettingsError(
+                f"{config} sets {where}, and there is no such setting.",
+                _known_keys(fault["loc"]),
+                "All of them with their meaning:  duet settings",
+            ) from error
+        what = fault["msg"].removeprefix("Value error, ")
+        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
+        raise SettingsError(
+            f"{config}: {where or 'settings'}: {what}{given}.", "", "All settings with their meaning:  duet settings"
+        ) from error
+
+
+def _read_toml(config: str) -> dict[str, Any]:
+    path = Path(config)
+    try:
+        if path.suffix != ".toml" and config in preset_names():
+            text = (resources.files("pipeline") / "presets" / f"{config}.toml").read_text(encoding="utf-8")
+        else:
+            text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"The settings file {config} cannot be read ({error.strerror if isinstance(error, OSError) else error}).",
+            f"A TOML file was needed, or the name of a preset: {', '.join(preset_names())}.",
+            "For instance:  --config capitals",
+        ) from error
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{config} is not TOML: {error}.", "Nothing was run.", "Correct that line.") from error
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    name, separator, text = override.partition("=")
+    keys = name.strip().split(".")
+    if not separator or len(keys) < 2 or not all(keys):
+        raise SettingsError(f"--set {override} is not section.key=value.", "", "For instance:  --set student.epochs=4")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word or path needs no quotes on a command line
+    table = values
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise SettingsError(f"--set {override}: {key} is a value, not a section.")
+    table[keys[-1]] = value
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    section: Any = Settings
+    for part in location[:-1]:
+        section = section.model_fields[str(part)].annotation
+    return f"Known here: {', '.join(section.model_fields)}."

@@ -1,0 +1,154 @@
+"""`duet teacher-cache`: stage one. The prefixed teacher answers every query; its Top-K raw logits become a cache."""
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from pipeline import __version__
+from pipeline.console import progress, quieten_libraries, say
+from pipeline.options import settings_options
+from pipeline.settings import Settings, load_settings
+from stages.errors import SettingsError
+from stages.files import write_json
+from stages.language_model.engine import EngineOptions, start_engine
+from stages.language_model.folder import (
+    context_length,
+    end_of_turn_ids,
+    hash_tokenizer,
+    hash_weights,
+    load_tokenizer,
+    resolve_model,
+    vocab_size,
+)
+from stages.language_model.prompts import Prefix, Prompter, load_prefix
+from stages.logit_cache.fingerprint import Fingerprint, hash_queries
+from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, read_manifest
+from stages.logit_cache.manifest import Prefix as PrefixRecord
+from stages.logit_cache.writer import CacheWriter, Plan
+from stages.teacher.capture import capture
+from stages.teacher.prompts import Prompt, build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids
+from stages.teacher.queries import load_queries
+
+
+@click.command("teacher-cache")
+@settings_options
+@click.option("--out", "cache", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
+def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path) -> None:
+    """Capture the prefixed teacher's Top-K raw logits into a frozen cache.
+
+    A capture that was interrupted goes on where it stopped when the same command is given again.
+
+    \b
+    Example:  duet teacher-cache --config capitals --out cache/capitals
+    """
+    settings = load_settings(config, overrides)
+    quieten_libraries()
+    prepared = prepare(settings)
+    with CacheWriter(cache, prepared.plan) as writer:
+        if (cache / MANIFEST).exists() and not writer.missing:
+            say(f"{cache} is finished already: nothing to do.")
+            say(describe(cache, read_manifest(cache)))
+            return
+        if len(writer.missing) < prepared.plan.shard_count:
+            say(
+                f"{cache}: {prepared.plan.shard_count - len(writer.missing)} of {prepared.plan.shard_count} shards are there."
+            )
+        began, started_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+        say(f"Starting the teacher {settings.model.path} …")
+        engine = start_engine(settings.model.engine, prepared.options)
+        rows = sum(len(prepared.plan.shard_range(index)) for index in writer.missing)
+        with progress(f"Teacher ({engine.name})", rows, "queries") as advance:
+            capture(engine, prepared.prompts, writer, advance=advance)
+        write_json(cache / "settings.json", settings.model_dump(mode="json"))
+        manifest = writer.publish(
+            PrefixRecord(
+                text=prepared.prompter.text("", prepared.prefix), token_ids=shared_prefix_ids(prepared.prompts)
+            ),
+            Provenance(
+                model=settings.model.path,
+                engine=engine.name,
+                engine_version=engine.version,
+                hardware=engine.hardware,
+                started_at=started_at,
+                seconds=round(time.perf_counter() - began, 1),
+                command=["duet", *sys.argv[1:]],
+                shard_rows=settings.teacher.shard_rows,
+                duet_version=__version__,
+            ),
+            settings.data.licence,
+            settings.data.sensitivity,
+        )
+    say(describe(cache, manifest))
+    say(f"Next:  duet distill --config {shlex.quote(config)} --cache {cache} --out runs/{cache.name}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """All that is known before the teacher's weights are loaded."""
+
+    prefix: Prefix
+    prompter: Prompter
+    prompts: list[Prompt]
+    plan: Plan
+    options: EngineOptions
+
+
+def prepare(settings: Settings) -> Prepared:
+    """Read and check every input, and fix the plan. Loads a tokenizer, but no weights."""
+    queries = load_queries(settings.data.forget, settings.data.retain)
+    prefix = load_prefix(settings.data.prefix)
+    folder = resolve_model(settings.model.path)
+    vocabulary = vocab_size(folder)
+    if settings.teacher.top_k > vocabulary:
+        raise SettingsError(
+            f"teacher.top_k is {settings.teacher.top_k}, the vocabulary of {folder} has {vocabulary} tokens.",
+            "There are no more candidates than tokens.",
+            "Set fewer:  --set teacher.top_k=20",
+        )
+    tokenizer = load_tokenizer(folder)
+    prompter = Prompter(tokenizer, settings.model.template)
+    prompts = build_prompts(queries, prefix, prompter, prefix_on_retain=settings.teacher.prefix_on_retain)
+    refuse_lost_prefix(prompts, prefix, prompter)
+    positions = settings.teacher.positions
+    fingerprint = Fingerprint(
+        teacher_sha256=hash_weights(folder),
+        tokenizer_sha256=hash_tokenizer(tokenizer),
+        template_sha256=prompter.template_sha256(),
+        prefix_sha256=prefix.sha256(),
+        prefix_on_retain=settings.teacher.prefix_on_retain,
+        forget_sha256=hash_queries(queries.forget),
+        retain_sha256=hash_queries(queries.retain),
+        top_k=settings.teacher.top_k,
+        positions=positions,
+        dtype=settings.model.dtype,
+        vocab_size=vocabulary,
+    )
+    return Prepared(
+        prefix,
+        prompter,
+        prompts,
+        Plan(fingerprint=fingerprint, rows=len(prompts), shard_rows=settings.teacher.shard_rows),
+        EngineOptions(
+            model=folder,
+            dtype=settings.model.dtype,
+            context_length=context_needed(prompts, positions=positions, limit=context_length(folder)),
+            stop_ids=tuple(end_of_turn_ids(folder, tokenizer)),
+            batch_rows=settings.model.batch_rows,
+            gpus=settings.model.gpus,
+        ),
+    )
+
+
+def describe(cache: Path, manifest: Manifest) -> str:
+    """One line about a finished cache."""
+    splits = ", ".join(f"{count} {split}" for split, count in manifest.splits.items())
+    size = sum(shard.bytes for shard in manifest.shards)
+    return (
+        f"{cache}: {manifest.rows} rows ({splits}), {manifest.positions} positions, K = {manifest.fingerprint.top_k}, "
+        f"{size:,} bytes, cache id {manifest.cache_id[:12]}"
+    )

@@ -1,0 +1,1 @@
+"""What DUET does, one folder per step of the flow; `pipeline` runs it."""

@@ -1,0 +1,1 @@
+"""Is it forgotten? Questions and a model in; answers, scores and intervals out."""

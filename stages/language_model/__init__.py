@@ -1,0 +1,1 @@
+"""What every stage needs of a language model: its folder, its prompts, and engines that continue them."""

@@ -1,0 +1,138 @@
+"""What stage one and the evaluation ask of an inference engine, whichever it is.
+
+Prompts (token ids) in, greedy continuations with Top-K raw logits out, in prompt order. Two engines give it: vLLM, and
+transformers as the reference and for machines without vLLM. Importing this module loads neither.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from stages.errors import EngineError
+
+EngineName = Literal["auto", "vllm", "transformers"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+# log(Σ exp) over the vocabulary is 0 for log-probabilities; a model whose raw logits sum to that is a coincidence.
+LOG_PROBABILITY_TOLERANCE = 1e-2
+# Candidates that an engine fetches beyond K, so that ties at rank K are broken by id and not by the engine.
+TIE_MARGIN = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Continuation:
+    """What the model said after one prompt.
+
+    token_ids: int32 [T], greedy, up to and including the end-of-turn token.
+    topk_ids, topk_logits: int32 and float32 [T, K], raw logits, sorted by logit descending, then id ascending.
+    K = 0 if none were asked for.
+    """
+
+    token_ids: np.ndarray
+    topk_ids: np.ndarray
+    topk_logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine needs to know before it starts.
+
+    context_length: most tokens of one prompt and its continuation.
+    batch_rows: prompts in flight at once; bounds memory.
+    """
+
+    model: Path
+    dtype: Dtype
+    context_length: int
+    stop_ids: tuple[int, ...]
+    batch_rows: int = 64
+    gpus: int = 1
+
+
+class Engine(Protocol):
+    """A loaded model that continues prompts greedily."""
+
+    name: str
+    version: str
+    hardware: str
+
+    def continue_greedily(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Continuation]:
+        """One continuation per prompt, in order. advance: told how many prompts were finished since it was last called."""
+        ...
+
+    def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
+        """float32 [V]: the values that the engine calls logits, for the first token after the prompt."""
+        ...
+
+
+def start_engine(name: EngineName, options: EngineOptions) -> Engine:
+    """Load the model. `auto` is vLLM where it is installed.
+
+    An engine in vLLM keeps its memory until the process ends, so one process starts one engine.
+    Raises EngineError if the engine asked for is not installed, or cannot load the model.
+    """
+    if name == "auto":
+        name = "vllm" if vllm_is_installed() else "transformers"
+    if name == "vllm":
+        if not vllm_is_installed():
+            raise EngineError(
+                "The setting model.engine is vllm, and vLLM is not installed.",
+                "Nothing was run with another engine instead.",
+                "Use the reference engine:  --set model.engine=transformers",
+            )
+        from stages.language_model.vllm_engine import VllmEngine
+
+        return VllmEngine(options)
+    from stages.language_model.transformers_engine import TransformersEngine
+
+    return TransformersEngine(options)
+
+
+def vllm_is_installed() -> bool:
+    """Whether the module is there; it is not imported."""
+    import importlib.util
+
+    return importlib.util.find_spec("vllm") is not None
+
+
+def refuse_log_probabilities(engine: Engine, prompt: Sequence[int]) -> None:
+    """Probe that the engine's values are raw logits: fail closed, since both look alike row by row.
+
+    Raises EngineError if the values over the whole vocabulary are log-probabilities.
+    """
+    values_V = engine.whole_vocabulary(prompt).astype(np.float64)
+    top = values_V.max()
+    log_sum = top + np.log(np.exp(values_V - top).sum())
+    if not np.isfinite(log_sum) or abs(log_sum) < LOG_PROBABILITY_TOLERANCE:
+        raise EngineError(
+            f"{engine.name} {engine.version} gives log-probabilities (log-sum-exp {log_sum:.4f}) where raw logits were asked for.",
+            "DUET matches raw logits; on log-probabilities it would train something else, so nothing was captured.",
+            "Install vllm >= 0.26, or use the reference engine:  --set model.engine=transformers",
+        )
+
+
+def sort_candidates(ids_TN: np.ndarray, logits_TN: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first K of N ≥ K candidates per position, by logit descending and id ascending.
+
+    bf16 logits tie often; the second key makes the order independent of the engine.
+    """
+    order = np.lexsort((ids_TN, -logits_TN), axis=-1)[:, :top_k]
+    ids_TK = np.take_along_axis(ids_TN, order, axis=-1).astype(np.int32)
+    return ids_TK, np.take_along_axis(logits_TN, order, axis=-1).astype(np.float32)
+
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many tokens all prompts begin with."""
+    # What the least and the greatest have in common, all between them have, too.
+    least, greatest = min(map(list, prompts)), max(map(list, prompts))
+    pairs = zip(least, greatest, strict=False)
+    return next((index for index, (one, other) in enumerate(pairs) if one != other), min(len(least), len(greatest)))

@@ -1,0 +1,116 @@
+"""Queries in, token ids out: with the unlearning prefix for the teacher, without it for the student.
+
+The one place where a template is applied, so that teacher, student and evaluation cannot drift apart.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.errors import DataError, ModelError
+from stages.language_model.folder import PLAIN_TEMPLATE
+from stages.logit_cache.fingerprint import sha256_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Template = Literal["chat", "plain"]
+Message = dict[str, str]
+
+
+class Turn(BaseModel):
+    """One example exchange of the prefix."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user: str = Field(min_length=1, description="What the user asks.")
+    assistant: str = Field(min_length=1, description="What the teacher is to have answered.")
+
+
+class Prefix(BaseModel):
+    """The unlearning prefix x_ic: a system sentence and example turns, in front of the query."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str = Field(min_length=1, description="System sentence.")
+    turns: tuple[Turn, ...] = Field((), description="Example turns, oldest first.")
+
+    def sha256(self) -> str:
+        return sha256_json(self.model_dump())
+
+
+def load_prefix(path: Path) -> Prefix:
+    """The prefix in a JSON file. Raises DataError if the file is missing or malformed."""
+    try:
+        return Prefix.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise DataError(
+            f"The prefix file {path} cannot be read ({error.strerror}).",
+            'A JSON file was needed: {"system": "…", "turns": [{"user": "…", "assistant": "…"}]}',
+            "Name it in the settings:  --set data.prefix=…",
+        ) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"]) or "top level"
+        raise DataError(f"The prefix file {path} is malformed at {where}: {fault['msg']}.") from error
+    except ValueError as error:
+        raise DataError(f"The prefix file {path} is not JSON: {error}.") from error
+
+
+class Prompter:
+    """Turns queries into token ids through the model's chat template, or through plain text for base models."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", template: Template) -> None:
+        if template == "chat" and not tokenizer.chat_template:
+            raise ModelError(
+                f"{tokenizer.name_or_path} has no chat template.",
+                "The setting model.template is chat, which needs one.",
+                "For a base model:  --set model.template=plain",
+            )
+        self.tokenizer = tokenizer
+        self.template = template
+
+    def template_sha256(self) -> str:
+        """Hash of what the template does with messages."""
+        return sha256_json(self.tokenizer.chat_template if self.template == "chat" else PLAIN_TEMPLATE)
+
+    def text(self, query: str, prefix: Prefix | None = None, *, answer_start: str = "") -> str:
+        """The prompt as text, up to where the answer begins.
+
+        answer_start: words put into the model's mouth, after which it goes on.
+        """
+        if self.template == "chat":
+            rendered = self.tokenizer.apply_chat_template(
+                _messages(query, prefix), tokenize=False, add_generation_prompt=True
+            )
+            assert isinstance(rendered, str)
+            return rendered + answer_start
+        examples = (
+            [PLAIN_TEMPLATE.format(query=turn.user) + " " + turn.assistant for turn in prefix.turns] if prefix else []
+        )
+        parts = [prefix.system, *examples] if prefix else []
+        text = "\n\n".join([*parts, PLAIN_TEMPLATE.format(query=query)])
+        return text + (" " + answer_start if answer_start else "")
+
+    def ids(self, query: str, prefix: Prefix | None = None, *, answer_start: str = "") -> list[int]:
+        """Token ids of `text`. A chat template writes its own special tokens; plain text gets the tokenizer's."""
+        text = self.text(query, prefix, answer_start=answer_start)
+        return list(self.tokenizer.encode(text, add_special_tokens=self.template == "plain"))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of generated ids, without special tokens."""
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        assert isinstance(text, str)
+        return text.strip()
+
+
+def _messages(query: str, prefix: Prefix | None) -> list[Message]:
+    messages: list[Message] = []
+    if prefix:
+        messages.append({"role": "system", "content": prefix.system})
+        for turn in prefix.turns:
+            messages.append({"role": "user", "content": turn.user})
+            messages.append({"role": "assistant", "content": turn.assistant})
+    return [*messages, {"role": "user", "content": query}]

@@ -1,0 +1,119 @@
+"""The transformers engine: slower, everywhere, and the reference that vLLM is tested against.
+
+Greedy decoding in left-padded batches. The tokens that all prompts share are read once and their keys and values
+repeated, since a long unlearning prefix in front of short queries is the common case.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import transformers
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from stages.errors import ModelError
+from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, shared_length, sort_candidates
+from stages.language_model.hardware import describe_hardware
+
+
+class TransformersEngine:
+    """An `Engine` on transformers, on the GPU if there is one."""
+
+    name = "transformers"
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.version = transformers.__version__
+        self.hardware = describe_hardware()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._stop_ids = np.array(options.stop_ids)
+        self._batch_rows = options.batch_rows
+        try:
+            model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+        except (OSError, ValueError) as error:
+            raise ModelError(f"transformers cannot load {options.model}: {error}") from error
+        self._model = model.to(self._device).eval()
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def continue_greedily(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Continuation]:
+        # Each prompt keeps a token of its own, from which its first logits come.
+        shared = min(shared_length(prompts), min(len(prompt) for prompt in prompts) - 1)
+        prefix = self._read(prompts[0][:shared]) if shared else None
+        # Prompts of like length share a batch; each answer goes back to its prompt's place.
+        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+        answers: dict[int, Continuation] = {}
+        for start in range(0, len(order), self._batch_rows):
+            chosen = order[start : start + self._batch_rows]
+            tails = [prompts[index][shared:] for index in chosen]
+            answers.update(zip(chosen, self._decode(tails, prefix, shared, max_tokens, top_k), strict=True))
+            advance(len(chosen))
+        return [answers[index] for index in range(len(prompts))]
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
+        logits = self._model(torch.tensor([list(prompt)], device=self._device), logits_to_keep=1).logits
+        values_V: np.ndarray = logits[0, -1].float().cpu().numpy()
+        return values_V
+
+    def _read(self, ids: Sequence[int]) -> DynamicCache:
+        cache = DynamicCache(config=self._model.config)
+        self._model(torch.tensor([list(ids)], device=self._device), past_key_values=cache, logits_to_keep=1)
+        return cache
+
+    def _decode(
+        self, tails: list[Sequence[int]], prefix: DynamicCache | None, shared: int, max_tokens: int, top_k: int
+    ) -> list[Continuation]:
+        rows, width = len(tails), max(len(tail) for tail in tails)
+        input_BL = torch.full((rows, width), int(self._stop_ids[0]) if len(self._stop_ids) else 0, device=self._device)
+        mask_BL = torch.zeros((rows, shared + width), dtype=torch.long, device=self._device)
+        mask_BL[:, :shared] = 1
+        for row, tail in enumerate(tails):
+            input_BL[row, width - len(tail) :] = torch.tensor(list(tail))
+            mask_BL[row, shared + width - len(tail) :] = 1
+        cache = DynamicCache(config=self._model.config)
+        if prefix is not None:
+            cache = copy.deepcopy(prefix)
+            cache.batch_repeat_interleave(rows)
+
+        said: list[list[int]] = [[] for _ in tails]
+        candidates: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in tails]
+        active = np.ones(rows, dtype=bool)
+        for _ in range(max_tokens):
+            positions_BL = (mask_BL.cumsum(dim=1) - 1).clamp(min=0)[:, -input_BL.shape[1] :]
+            output = self._model(
+                input_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, logits_to_keep=1
+            )
+            logits_BV = output.logits[:, -1]
+            next_B = logits_BV.argmax(dim=-1)
+            chosen = next_B.cpu().numpy()
+            if top_k:
+                top = logits_BV.float().topk(min(top_k + TIE_MARGIN, logits_BV.shape[-1]), dim=-1)
+                ids_BK, logits_BK = sort_candidates(top.indices.cpu().numpy(), top.values.cpu().numpy(), top_k)
+            for row in np.flatnonzero(active):
+                said[row].append(int(chosen[row]))
+                if top_k:
+                    candidates[row].append((ids_BK[row], logits_BK[row]))
+            active &= ~np.isin(chosen, self._stop_ids)
+            if not active.any():
+                break
+            input_BL = next_B[:, None]
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(rows, 1)], dim=1)
+        return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
+
+
+def _continuation(ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top_k: int) -> Continuation:
+    if not top_k:
+        empty = np.empty((len(ids), 0))
+        return Continuation(np.array(ids, dtype=np.int32), empty.astype(np.int32), empty.astype(np.float32))
+    return Continuation(
+        np.array(ids, dtype=np.int32),
+        np.stack([ids_K for ids_K, _ in kept]),
+        np.stack([logits_K for _, logits_K in kept]),
+    )

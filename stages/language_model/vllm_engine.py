@@ -1,0 +1,121 @@
+"""The vLLM engine: fast, and the only module that imports vLLM.
+
+It knows nothing of Parquet, of prefixes or of training; continuations leave in prompt order, whatever order the engine
+finishes them in.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from stages.errors import EngineError
+from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, sort_candidates
+from stages.language_model.hardware import cuda_is_available, describe_hardware
+
+OLDEST_VLLM = (0, 26)
+
+
+class VllmEngine:
+    """An `Engine` on vLLM. Raises EngineError if vLLM is too old to give raw logits."""
+
+    name = "vllm"
+
+    def __init__(self, options: EngineOptions) -> None:
+        on_gpu = cuda_is_available()
+        # Read by vLLM when it is imported. In process it uses all cores; its own worker would be bound to one.
+        if not on_gpu:
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        import vllm
+
+        self.version: str = vllm.__version__
+        if tuple(int(part) for part in self.version.split(".")[:2]) < OLDEST_VLLM:
+            raise EngineError(
+                f"vLLM {self.version} is installed.",
+                "Raw logits need vllm >= 0.26: older ones give log-probabilities in places where logits are asked for.",
+                "Install the locked one:  make setup",
+            )
+        self.hardware = describe_hardware()
+        self._sampling = vllm.SamplingParams
+        self._batch_rows = options.batch_rows
+        self._stop_ids = list(options.stop_ids)
+        self._llm = vllm.LLM(
+            model=str(options.model),
+            dtype=options.dtype,
+            max_model_len=options.context_length,
+            max_num_seqs=options.batch_rows,
+            # One vocabulary-wide request probes for raw logits; the cap itself costs nothing.
+            max_logprobs=-1,
+            logprobs_mode="raw_logits",
+            enable_prefix_caching=True,
+            skip_tokenizer_init=True,
+            enforce_eager=not on_gpu,
+            tensor_parallel_size=options.gpus if on_gpu else 1,
+            disable_log_stats=True,
+            # On the CPU blocks of 128 are the default: of a 347-token prefix 91 tokens would be read again for each row.
+            **({} if on_gpu else {"block_size": 32}),
+            seed=0,
+        )
+
+    def continue_greedily(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        top_k: int = 0,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[Continuation]:
+        params = self._sampling(
+            temperature=0,
+            max_tokens=max_tokens,
+            logprobs=top_k + TIE_MARGIN if top_k else None,
+            flat_logprobs=True,
+            detokenize=False,
+            stop_token_ids=self._stop_ids,
+        )
+        answers: list[Continuation] = []
+        # A few batches at a time keep the engine full and the progress bar moving.
+        step = 4 * self._batch_rows
+        for start in range(0, len(prompts), step):
+            chunk = [{"prompt_token_ids": list(prompt)} for prompt in prompts[start : start + step]]
+            outputs = self._llm.generate(chunk, params, use_tqdm=False)
+            answers += [_continuation(output.outputs[0], top_k) for output in outputs]
+            advance(len(chunk))
+        return answers
+
+    def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
+        params = self._sampling(temperature=0, max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False)
+        output = self._llm.generate([{"prompt_token_ids": list(prompt)}], params, use_tqdm=False)[0].outputs[0]
+        flat = output.logprobs
+        values = dict(zip(flat.token_ids, flat.logprobs, strict=True))
+        return np.array([values[index] for index in sorted(values)], dtype=np.float32)
+
+
+def _continuation(output: Any, top_k: int) -> Continuation:
+    token_ids = np.array(output.token_ids, dtype=np.int32)
+    if not top_k:
+        empty = np.empty((len(token_ids), 0))
+        return Continuation(token_ids, empty.astype(np.int32), empty.astype(np.float32))
+    flat = output.logprobs
+    ids, logits = np.array(flat.token_ids), np.array(flat.logprobs, dtype=np.float32)
+    per_position = [slice(*bounds) for bounds in zip(flat.start_indices, flat.end_indices, strict=True)]
+    # The sampled token stands first and again at its rank, unless vLLM has merged the two: drop what is doubled.
+    uniform = [_distinct(ids[part], logits[part]) for part in per_position]
+    width = min(len(part_ids) for part_ids, _ in uniform)
+    if width < top_k:
+        raise EngineError(f"vLLM returned {width} candidates at a position where {top_k} were asked for.")
+    kept = [sort_candidates(part_ids[None], part_logits[None], top_k) for part_ids, part_logits in uniform]
+    return Continuation(
+        token_ids,
+        np.concatenate([part_ids for part_ids, _ in kept]),
+        np.concatenate([part_logits for _, part_logits in kept]),
+    )
+
+
+def _distinct(ids: np.ndarray, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    _, first = np.unique(ids, return_index=True)
+    return ids[first], logits[first]

@@ -1,0 +1,80 @@
+"""What every row must satisfy before anything trains on it.
+
+One table in, nothing out, or a CacheError that names the row. Used by the writer on what it has just written, by
+`verify`, and by the reader on shards that came from elsewhere.
+"""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.errors import CacheError
+from stages.logit_cache.fingerprint import Fingerprint
+from stages.logit_cache.rows import SPLITS, ragged, ragged_matrix, row_schema
+
+
+def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
+    """Names and types of the columns are those of the format."""
+    if not schema.remove_metadata().equals(row_schema(top_k)):
+        raise CacheError(
+            f"{where} has other columns than format version 1 with K = {top_k}.",
+            "A shard that is read by guessing may teach wrong tokens, so nothing was read.",
+        )
+
+
+def check_rows(table: pa.Table, fingerprint: Fingerprint, where: str) -> None:
+    """Every row of the table is complete, sorted, finite and inside the vocabulary.
+
+    where: names the table in the error, for instance the shard's file name.
+    Raises CacheError with the first faulty row's number and what is wrong with it.
+    """
+    check_schema(table.schema, fingerprint.top_k, where)
+    if any(column.null_count for column in table.columns):
+        raise CacheError(f"{where} has empty cells.")
+
+    def refuse(bad_rows: np.ndarray, what: str) -> None:
+        if bad_rows.any():
+            row = int(np.argmax(bad_rows))
+            raise CacheError(f"{where}, row {row} (example {table['example_id'][row]}): {what}.")
+
+    refuse(~pc.is_in(table["split"], pa.array(SPLITS)).to_numpy(), f"its split is none of {', '.join(SPLITS)}")
+    refuse(
+        ~pc.match_substring_regex(table["example_id"], "^[0-9a-f]{32}$").to_numpy(),
+        "its example_id is not 32 hex digits",
+    )
+
+    inputs, input_offsets = ragged(table["student_input_ids"])
+    responses, response_offsets = ragged(table["response_ids"])
+    positions, position_offsets = ragged(table["student_positions"])
+    ids_PK, id_offsets = ragged_matrix(table["topk_ids"])
+    logits_PK, logit_offsets = ragged_matrix(table["topk_logits"])
+    lengths = np.diff(response_offsets)
+
+    refuse(np.diff(input_offsets) < 1, "it has no student input")
+    refuse(
+        (lengths < 1) | (lengths > fingerprint.positions), f"it has not between 1 and {fingerprint.positions} positions"
+    )
+    for offsets in (position_offsets, id_offsets, logit_offsets):
+        refuse(np.diff(offsets) != lengths, "its lists of positions have different lengths")
+
+    row_of_position = np.repeat(np.arange(table.num_rows), lengths)
+    row_of_input = np.repeat(np.arange(table.num_rows), np.diff(input_offsets))
+
+    def refuse_any(bad: np.ndarray, row_of: np.ndarray, what: str) -> None:
+        refuse(np.bincount(row_of[bad.reshape(len(row_of), -1).any(axis=1)], minlength=table.num_rows) > 0, what)
+
+    first = np.repeat(np.diff(input_offsets) - 1, lengths)
+    step = np.arange(len(positions)) - np.repeat(response_offsets[:-1], lengths)
+    refuse_any(positions != first + step, row_of_position, "its student_positions do not follow its student input")
+
+    vocabulary = fingerprint.vocab_size
+    for values, row_of in ((inputs, row_of_input), (responses, row_of_position), (ids_PK, row_of_position)):
+        refuse_any(
+            (values < 0) | (values >= vocabulary), row_of, f"a token id is outside the vocabulary of {vocabulary}"
+        )
+    refuse_any(~np.isfinite(logits_PK), row_of_position, "a logit is not finite")
+    falling = logits_PK[:, :-1] - logits_PK[:, 1:]
+    tied_in_order = (falling == 0) & (ids_PK[:, :-1] < ids_PK[:, 1:])
+    refuse_any(~((falling > 0) | tied_in_order), row_of_position, "its candidates are not sorted by logit, then id")
+    sorted_ids = np.sort(ids_PK, axis=1)
+    refuse_any(sorted_ids[:, :-1] == sorted_ids[:, 1:], row_of_position, "a candidate stands twice at one position")

@@ -1,0 +1,156 @@
+"""`manifest.json`: what a finished cache says of itself. No manifest, no cache.
+
+Reads and publishes that one file. A manifest from elsewhere is untrusted: its size is bounded, its fields are typed,
+unknown fields are refused, and shard names are names, never paths.
+"""
+
+import json
+import os
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.errors import CacheError
+from stages.files import write_atomically
+from stages.logit_cache.fingerprint import FORMAT_VERSION, Fingerprint, cache_id
+from stages.logit_cache.rows import Split
+
+MANIFEST = "manifest.json"
+SHARDS = "shards"
+# 10 000 shards come to about 4 MB; anything far beyond is no manifest.
+LARGEST_MANIFEST_BYTES = 64 * 2**20
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(Strict):
+    """One Parquet file of the cache."""
+
+    name: str = Field(pattern=r"^shard-[0-9]{5,9}\.parquet$", description="File name inside `shards/`.")
+    first_row: int = Field(ge=0, description="Index of its first row in the cache.")
+    rows: int = Field(ge=1, description="Rows in it.")
+    positions: int = Field(ge=1, description="Supervised positions over all its rows.")
+    bytes: int = Field(ge=1, description="Size of the file.")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file.")
+    logit_min: float = Field(description="Smallest cached logit.")
+    logit_max: float = Field(description="Largest cached logit.")
+    logit_mean: float = Field(description="Mean over all cached logits.")
+
+
+class Prefix(Strict):
+    """The unlearning prefix, as text and as the tokens which the teacher read before each query."""
+
+    text: str = Field(description="The prefix through the template.")
+    token_ids: list[int] = Field(description="The tokens that all prefixed prompts share, from the first on.")
+
+
+class Provenance(Strict):
+    """How the cache came to be. Nothing here changes a row."""
+
+    model: str = Field(description="Teacher as the user named it.")
+    engine: str = Field(description="vllm or transformers.")
+    engine_version: str = Field(description="Version of that library.")
+    hardware: str = Field(description="CPU or GPU, as the machine names it.")
+    started_at: str = Field(description="UTC, ISO 8601.")
+    seconds: float = Field(ge=0, description="Wall time of the capture's last run, engine start included.")
+    command: list[str] = Field(description="Command line that captured it.")
+    shard_rows: int = Field(ge=1, description="Rows asked for per shard.")
+    duet_version: str = Field(description="Version of this package.")
+
+
+class Manifest(Strict):
+    """All that is known of a cache without opening a shard."""
+
+    format: Literal["duet-logit-cache"] = "duet-logit-cache"
+    format_version: int = Field(FORMAT_VERSION, description="A reader refuses versions above its own.")
+    cache_id: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash over the fingerprint and all shards.")
+    fingerprint: Fingerprint
+    fingerprint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="`fingerprint.digest()`; in each footer.")
+    prefix: Prefix
+    splits: dict[Split, int] = Field(description="Rows per split.")
+    rows: int = Field(ge=1, description="Rows in all shards.")
+    positions: int = Field(ge=1, description="Supervised positions in all rows.")
+    shards: list[Shard] = Field(min_length=1, description="In row order.")
+    provenance: Provenance
+    licence: str | None = Field(None, description="Licence of queries and logits, as the owner states it.")
+    sensitivity: str | None = Field(None, description="What must be known before sharing it.")
+
+    def inconsistency(self) -> str | None:
+        """What contradicts itself in the manifest, or None."""
+        if self.fingerprint.digest() != self.fingerprint_sha256:
+            return "fingerprint_sha256 is not the hash of the fingerprint"
+        if cache_id(self.fingerprint, (shard.sha256 for shard in self.shards)) != self.cache_id:
+            return "cache_id is not the hash of the fingerprint and the shards"
+        if sum(shard.rows for shard in self.shards) != self.rows or sum(self.splits.values()) != self.rows:
+            return "rows do not add up over shards and splits"
+        if sum(shard.positions for shard in self.shards) != self.positions:
+            return "positions do not add up over the shards"
+        firsts = list(accumulate((shard.rows for shard in self.shards[:-1]), initial=0))
+        if [shard.first_row for shard in self.shards] != firsts:
+            return "the shards' row ranges leave a gap or overlap"
+        return None
+
+
+def read_manifest(cache: Path) -> Manifest:
+    """The manifest of a finished cache.
+
+    Raises CacheError if there is none, if a newer version wrote it, or if it contradicts itself.
+    """
+    path = cache / MANIFEST
+    if not cache.is_dir():
+        raise CacheError(
+            f"{cache} is not a folder.",
+            "A logit cache was needed: a folder with manifest.json and shards/.",
+            f"Build it:  make teacher-cache CONFIG=… CACHE={cache}",
+        )
+    if not path.is_file() or path.is_symlink():
+        raise CacheError(
+            f"{cache} holds no {MANIFEST}: its capture has not finished.",
+            "A cache counts only once its manifest is published, so nothing was read.",
+            f"Finish it with the command that began it:  make teacher-cache CONFIG=… CACHE={cache}",
+        )
+    if (size := path.stat().st_size) > LARGEST_MANIFEST_BYTES:
+        raise CacheError(f"{path} has {size:,} bytes.", f"A manifest has at most {LARGEST_MANIFEST_BYTES:,}.")
+    try:
+        raw: Any = json.loads(path.read_bytes())
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise _damaged(path, f"is not JSON ({error})") from error
+    if not isinstance(raw, dict) or raw.get("format") != "duet-logit-cache":
+        raise _damaged(path, "is not the manifest of a logit cache")
+    version = raw.get("format_version")
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise CacheError(
+            f"{path} has format version {version}, this duet reads up to {FORMAT_VERSION}.",
+            "A newer duet wrote it, so nothing was read.",
+            "Update duet to the version that wrote it (provenance.duet_version in the manifest).",
+        )
+    try:
+        manifest = Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _damaged(path, f"is malformed at {where}: {first['msg']}") from error
+    if fault := manifest.inconsistency():
+        raise _damaged(path, f"contradicts itself: {fault}")
+    return manifest
+
+
+def publish_manifest(cache: Path, manifest: Manifest) -> None:
+    """Make the cache finished: write under a temporary name, fsync, rename, then make the files read-only."""
+    for shard in manifest.shards:
+        os.chmod(cache / SHARDS / shard.name, 0o444)
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    write_atomically(cache / MANIFEST, text.encode())
+    os.chmod(cache / MANIFEST, 0o444)
+
+
+def _damaged(path: Path, what: str) -> CacheError:
+    return CacheError(
+        f"{path} {what}.",
+        "Its contents cannot be trusted, so nothing was read.",
+        "Fetch the cache again from where it came, or capture it anew into another folder.",
+    )

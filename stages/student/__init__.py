@@ -1,0 +1,1 @@
+"""Stage two: a frozen cache and a model in, a model that has forgotten out."""

@@ -1,0 +1,44 @@
+"""Stage two, step three: DUET's one objective, for forget and retain rows alike."""
+
+import torch
+from torch.nn.functional import huber_loss
+
+from stages.errors import CacheMismatch
+from stages.student.batches import Batch
+
+
+def student_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+    """The student's raw logits at the cached ids: float32 [B, T, K].
+
+    Only the T supervised positions reach the language-model head, and only the K gathered columns become float32.
+    """
+    output = model(
+        input_ids=batch.input_BL,
+        attention_mask=batch.mask_BL,
+        position_ids=batch.positions_BL,
+        logits_to_keep=batch.taught_BT.shape[1],
+        use_cache=False,
+    )
+    return output.logits.gather(-1, batch.topk_ids_BTK).float()
+
+
+def huber_by_position(student_BTK: torch.Tensor, teacher_BTK: torch.Tensor, *, delta: float) -> torch.Tensor:
+    """Huber distance between raw logits at the same ids, summed over the K candidates as in the paper: [B, T].
+
+    student_BTK, teacher_BTK: float32 raw logits. delta: in logit units, where the quadratic part turns linear.
+    Source: DUET (ICLR 2026), eq. 3.
+    """
+    return huber_loss(student_BTK, teacher_BTK, reduction="none", delta=delta).sum(dim=-1)
+
+
+def topk_huber(
+    student_BTK: torch.Tensor, teacher_BTK: torch.Tensor, taught_BT: torch.Tensor, *, delta: float
+) -> torch.Tensor:
+    """The objective of one batch, a scalar: `huber_by_position`, averaged over the positions at which the teacher spoke.
+
+    taught_BT: bool. Raises CacheMismatch if it is all False: a mean over nothing is not zero loss.
+    Source: DUET (ICLR 2026), eq. 3.
+    """
+    if not taught_BT.any():
+        raise CacheMismatch("A batch has no supervised position.", "Its rows teach nothing, so nothing was trained.")
+    return huber_by_position(student_BTK, teacher_BTK, delta=delta)[taught_BT].mean()

@@ -1,0 +1,78 @@
+"""Stage one, step two: each query as the teacher reads it and as the student reads it.
+
+Queries in, pairs of token ids out. Nothing is ever truncated: a prompt that does not fit is refused, since half a prefix
+is another prefix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from stages.errors import DataError, ModelError
+from stages.language_model.engine import shared_length
+from stages.language_model.prompts import Prefix, Prompter
+from stages.logit_cache.rows import Split, example_id
+from stages.teacher.queries import Queries
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One example before the teacher has seen it.
+
+    teacher_ids: prefix ⊕ query (or the query alone, see `build_prompts`). student_ids: the query alone.
+    """
+
+    example_id: str
+    split: Split
+    query: str
+    teacher_ids: list[int]
+    student_ids: list[int]
+
+
+def build_prompts(queries: Queries, prefix: Prefix, prompter: Prompter, *, prefix_on_retain: bool) -> list[Prompt]:
+    """Forget queries first, then retain queries, each in file order.
+
+    prefix_on_retain: True is the paper's objective (eq. 3); False asks retain queries without the prefix, so that the
+        student is held to what it was.
+    """
+    sets: list[tuple[Split, list[str], bool]] = [
+        ("forget", queries.forget, True),
+        ("retain", queries.retain, prefix_on_retain),
+    ]
+    return [
+        Prompt(example_id(query), split, query, prompter.ids(query, prefix if prefixed else None), prompter.ids(query))
+        for split, texts, prefixed in sets
+        for query in texts
+    ]
+
+
+def context_needed(prompts: Sequence[Prompt], *, positions: int, limit: int) -> int:
+    """Tokens of the longest prompt with its continuation. Raises DataError if the model cannot hold them."""
+    longest = max(prompts, key=lambda prompt: len(prompt.teacher_ids))
+    needed = len(longest.teacher_ids) + positions
+    if needed > limit:
+        raise DataError(
+            f"Prefix, query and {positions} positions take {needed} tokens, the model holds {limit}.",
+            f"Nothing is truncated, because half a prefix is another prefix. The longest query is: {longest.query[:80]!r}",
+            "Shorten the prefix (data.prefix) or the query.",
+        )
+    return needed
+
+
+def shared_prefix_ids(prompts: Sequence[Prompt]) -> list[int]:
+    """Tokens that all forget prompts begin with: the unlearning prefix as the teacher reads it."""
+    asked = [prompt.teacher_ids for prompt in prompts if prompt.split == "forget"]
+    return asked[0][: shared_length(asked)]
+
+
+def refuse_lost_prefix(prompts: Sequence[Prompt], prefix: Prefix, prompter: Prompter) -> None:
+    """Raise ModelError if the template drops the system sentence or a turn of the prefix without a word."""
+    seen = prompter.tokenizer.decode(prompts[0].teacher_ids)
+    for part in (prefix.system, *(text for turn in prefix.turns for text in (turn.user, turn.assistant))):
+        # Tokenisers may normalise spaces and accents; what a tokeniser does to the part alone, it does inside, too.
+        expected = prompter.tokenizer.decode(prompter.tokenizer.encode(part.strip(), add_special_tokens=False))
+        if "".join(expected.split()) not in "".join(str(seen).split()):
+            raise ModelError(
+                f"The model's template drops a part of the prefix: {part[:80]!r}",
+                "The teacher would not be the one you described, so nothing was captured.",
+                "Use a template that keeps system sentences and turns, or:  --set model.template=plain",
+            )

@@ -1,0 +1,92 @@
+"""Stage one, step one: the query files, read strictly.
+
+Lines of `{"query": …}` in, plain strings out. Queries only: a file that carries answers is refused, because DUET never
+needs them and what is to be forgotten must not be stored.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.errors import DataError
+
+# `group` names the kind of a retain query, for people; nothing depends on it.
+ALLOWED_FIELDS = {"query", "group"}
+ANSWER_FIELDS = {"answer", "answers", "response", "completion", "output", "target", "label", "choices", "aliases"}
+
+
+@dataclass(frozen=True)
+class Queries:
+    """D_f and D_r, in file order."""
+
+    forget: list[str]
+    retain: list[str]
+
+
+def load_queries(forget: Sequence[Path], retain: Sequence[Path]) -> Queries:
+    """Read and check both sets.
+
+    Raises DataError for a missing file, a malformed line, an answer field, an empty query, a duplicate, or a query
+    that stands in both sets. Queries are compared without case and outer or repeated spaces.
+    """
+    seen: dict[str, str] = {}
+    sets = {name: _read_set(paths, seen) for name, paths in (("forget", forget), ("retain", retain))}
+    for name, queries in sets.items():
+        if not queries:
+            raise DataError(f"The {name} set is empty.", "At least one query was needed in each of forget and retain.")
+    return Queries(**sets)
+
+
+def _read_set(paths: Sequence[Path], seen: dict[str, str]) -> list[str]:
+    queries: list[str] = []
+    for path in paths:
+        for number, line in enumerate(_lines(path), start=1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            query = _query_of(line, where)
+            key = " ".join(query.casefold().split())
+            if key in seen:
+                raise DataError(
+                    f"{where} repeats the query of {seen[key]}: {query!r}",
+                    "Each query is asked once, and stands either in the forget set or in the retain set.",
+                    "Delete one of the two lines.",
+                )
+            seen[key] = where
+            queries.append(query)
+    return queries
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(
+            f"The query file {path} cannot be read ({error.strerror}).",
+            'A JSONL file was needed, one {"query": "…"} per line.',
+            "Name it in the settings:  --set data.forget=… or data.retain=…; paths count from the working directory",
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"The query file {path} is not UTF-8 (byte {error.start}).") from error
+
+
+def _query_of(line: str, where: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where} is not JSON: {error}.", 'Each line must be {"query": "…"}.') from error
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is not a JSON object.", 'Each line must be {"query": "…"}.')
+    if answers := ANSWER_FIELDS & record.keys():
+        raise DataError(
+            f"{where} has the field {sorted(answers)[0]!r}: training files hold queries only.",
+            "DUET learns from queries alone; an answer that is to be forgotten must never be stored or trained on.",
+            "Delete the field. Reference answers belong into the question files of the evaluation.",
+        )
+    if unknown := record.keys() - ALLOWED_FIELDS:
+        raise DataError(f"{where} has the unknown field {sorted(unknown)[0]!r}.", 'Known are "query" and "group".')
+    query = record.get("query")
+    if not isinstance(query, str) or not query.strip():
+        raise DataError(f"{where} has an empty query.", 'Each line must be {"query": "…"}.')
+    return query.strip()
