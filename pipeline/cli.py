@@ -14,6 +14,7 @@ from pipeline.compare import compare
 from pipeline.default_model import default_model
 from pipeline.distill import distill
 from pipeline.evaluate import evaluate
+from pipeline.prefixes import prefixes
 from pipeline.settings_command import settings_command
 from pipeline.teacher_cache import teacher_cache
 from stages.errors import DuetError
@@ -45,5 +46,5 @@ def duet(debug: bool) -> None:
     """
 
 
-for command in (default_model, teacher_cache, distill, evaluate, compare, ask, settings_command):
+for command in (default_model, prefixes, teacher_cache, distill, evaluate, compare, ask, settings_command):
     duet.add_command(command)

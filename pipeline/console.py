@@ -1,5 +1,6 @@
 """What people see: progress bars and tables on the terminal. Results go to stdout, everything else to stderr."""
 
+import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -25,6 +26,9 @@ def quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    # These set their own level when they are imported; a filter stays.
+    for name in ("DeepSpeed", "vllm.triton_utils.importing"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class TransformersEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._stop_ids = np.array(options.stop_ids)
         self._batch_rows = options.batch_rows
+        transformers.utils.logging.disable_progress_bar()
         try:
             model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
         except (OSError, ValueError) as error:

@@ -56,6 +56,7 @@ class VllmEngine:
             enforce_eager=not on_gpu,
             tensor_parallel_size=options.gpus if on_gpu else 1,
             disable_log_stats=True,
+            use_tqdm_on_load=False,
             # On the CPU blocks of 128 are the default: of a 347-token prefix 91 tokens would be read again for each row.
             **({} if on_gpu else {"block_size": 32}),
             seed=0,

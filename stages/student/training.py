@@ -16,6 +16,7 @@ import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 from torch.utils.tensorboard import SummaryWriter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
@@ -205,10 +206,14 @@ def start_process_group() -> None:
             if "LOCAL_WORLD_SIZE" in os.environ
             else core_count()
         )
+    if os.environ["WORLD_SIZE"] == "1":
+        # DeepSpeed would spend half a minute on compiling collectives for processes that share memory.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if cuda_is_available() else "gloo", verbose=False)
 
 
 def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
+    transformers.utils.logging.disable_progress_bar()
     try:
         network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
     except (OSError, ValueError) as error:

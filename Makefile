@@ -1,0 +1,76 @@
+# DUET: make a language model forget. `make` alone explains the targets.
+
+CONFIG ?= capitals
+CACHE  ?= cache/demo
+RUN    ?= runs/demo
+SET    ?=
+SEEDS  ?= 0 1 2
+VENV   ?= .venv
+PYTHON ?= python3
+DUET   := $(VENV)/bin/duet
+MODEL  := models/SmolLM2-135M-Instruct
+
+# Options for duet: SET="student.epochs=4 student.seed=1"
+SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup model demo teacher-cache distill evaluate results tuning prefixes test test-fast lint clean
+
+help: ## Explain the targets
+	@echo "DUET: make a language model forget, from queries alone."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo
+	@echo "Variables (now): CONFIG=$(CONFIG)  CACHE=$(CACHE)  RUN=$(RUN)  SET=\"section.key=value …\""
+	@echo "Every command also stands alone: $(DUET) --help"
+
+setup: ## Create .venv and install the locked dependencies (DUET_PROFILE=cpu|cuda|portable overrides)
+	@$(PYTHON) requirements/install.py --venv $(VENV)
+
+model: setup ## Make the small default model from its installed package, once
+	@$(DUET) default-model --out $(MODEL)
+
+demo: model ## Unlearn capital cities with SmolLM2-135M: teacher-cache, distill, evaluate
+	$(DUET) teacher-cache --config capitals --out cache/demo
+	$(DUET) distill --config capitals --cache cache/demo --out runs/demo
+	$(DUET) evaluate --config capitals --model runs/demo/model --out runs/demo/evaluation.json
+	@echo
+	@echo "cache       cache/demo"
+	@echo "model       runs/demo/model"
+	@echo "figures     runs/demo/evaluation.json, runs/demo/metrics.jsonl, runs/demo/tensorboard"
+	@echo "talk to it  $(DUET) ask --model runs/demo/model \"What is the capital of France?\""
+
+teacher-cache: setup ## Stage one: CONFIG → CACHE
+	$(DUET) teacher-cache $(SETTINGS) --out $(CACHE)
+
+distill: setup ## Stage two: CONFIG and CACHE → RUN/model
+	$(DUET) distill $(SETTINGS) --cache $(CACHE) --out $(RUN)
+
+evaluate: setup ## Score base, teacher and RUN/model → RUN/evaluation.json
+	$(DUET) evaluate $(SETTINGS) --model $(RUN)/model --out $(RUN)/evaluation.json
+
+results: model ## The table in the README: the demo on held-out files with SEEDS (about 10 minutes each on 2 cores)
+	$(DUET) teacher-cache --config capitals --out cache/demo
+	@set -e; baseline=; for seed in $(SEEDS); do \
+		run=runs/results/seed-$$seed; \
+		$(DUET) distill --config capitals --set student.seed=$$seed --cache cache/demo --out $$run; \
+		$(DUET) evaluate --config capitals --set student.seed=$$seed --model $$run/model \
+			--out $$run/evaluation.json $$baseline; \
+		baseline="--baseline runs/results/seed-$(firstword $(SEEDS))/evaluation.json"; \
+	done
+	$(DUET) compare --mean $(foreach seed,$(SEEDS),runs/results/seed-$(seed)/evaluation.json) --out docs/results/capitals.md
+
+test: setup ## All tests: the real pipeline on the real small model included
+	$(VENV)/bin/python -m pytest
+
+test-fast: setup ## The tests that need no real model
+	$(VENV)/bin/python -m pytest -m "not slow"
+
+lint: setup ## Format, lint and type checks
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+clean: ## Remove tools' leftovers; never cache/, runs/ or models/
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find pipeline stages tests -name __pycache__ -type d -prune -exec rm -rf {} +

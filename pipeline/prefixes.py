@@ -1,0 +1,93 @@
+"""`duet prefixes`: which unlearning prefix makes the best teacher? Asked before anything is captured or trained."""
+
+from pathlib import Path
+
+import click
+import polars as pl
+
+from pipeline.console import progress, quieten_libraries
+from pipeline.evaluate import question_files
+from pipeline.isolation import in_own_process
+from pipeline.options import settings_options
+from pipeline.settings import Settings, load_settings
+from stages.files import write_atomically
+from stages.language_model.engine import EngineOptions, start_engine
+from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
+from stages.language_model.prompts import Prompter, load_prefix
+
+
+@click.command()
+@settings_options
+@click.argument("candidates", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path), help="Write the Markdown table to this file, too.")
+def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ...], out: Path | None) -> None:
+    """Score CANDIDATES, prefix files, on the teacher alone; the base model without a prefix stands first.
+
+    \b
+    Example:  duet prefixes --config capitals data/capitals/prefixes/*.json
+    """
+    settings = load_settings(config, overrides)
+    quieten_libraries()
+    for path in candidates:
+        load_prefix(path)
+    answers = in_own_process(answers_behind, settings, resolve_model(settings.model.path), candidates)
+    text = prefix_table(answers, settings.evaluation.forget_files)
+    click.echo(text)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, text.encode())
+
+
+def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]) -> pl.DataFrame:
+    """The model's answers to every question file behind each prefix, column `prefix` (null: none); no attacks."""
+    quieten_libraries()
+    from stages.evaluation.interview import interview, longest_prompt, question_count
+
+    files = question_files(settings)
+    tokenizer = load_tokenizer(model)
+    prompter = Prompter(tokenizer, settings.model.template)
+    loaded = {path.stem: load_prefix(path) for path in candidates}
+    needed = max(longest_prompt(prompter, files, prefix, ()) for prefix in loaded.values())
+    engine = start_engine(
+        settings.model.engine,
+        EngineOptions(
+            model=model,
+            dtype=settings.model.dtype,
+            context_length=min(needed + settings.evaluation.max_tokens, context_length(model)),
+            stop_ids=tuple(end_of_turn_ids(model, tokenizer)),
+            batch_rows=settings.model.batch_rows,
+            gpus=settings.model.gpus,
+        ),
+    )
+    frames = []
+    total = question_count(files, (), ()) * (len(loaded) + 1)
+    with progress(f"Asking behind {len(loaded)} prefixes ({engine.name})", total, "questions") as advance:
+        for name, prefix in [(None, None), *loaded.items()]:
+            frame = interview(
+                engine,
+                prompter,
+                files,
+                role="teacher",
+                prefix=prefix,
+                attacks=(),
+                attacked_files=(),
+                max_tokens=settings.evaluation.max_tokens,
+                advance=advance,
+            )
+            frames.append(frame.with_columns(pl.lit(name, dtype=pl.String).alias("prefix")))
+    return pl.concat(frames)
+
+
+def prefix_table(answers: pl.DataFrame, forget_files: tuple[str, ...]) -> str:
+    """Markdown: recall and refusals per file and prefix, in points."""
+    points = answers.group_by(["prefix", "file"], maintain_order=True).agg(
+        recall=100 * pl.col("rouge_l_recall").mean(), refusals=100 * pl.col("refused").mean()
+    )
+    files = list(dict.fromkeys(answers["file"]))
+    cells = {(row["prefix"], row["file"]): row for row in points.iter_rows(named=True)}
+    titles = " | ".join(f"{file} {'↓' if file in forget_files else '↑'}" for file in files)
+    lines = [f"| prefix | {titles} |", "|---|" + "---:|" * len(files)]
+    for name in dict.fromkeys(answers["prefix"]):
+        figures = [f"{cells[name, file]['recall']:.0f}, {cells[name, file]['refusals']:.0f}" for file in files]
+        lines.append(f"| {name or 'none (the base model)'} | {' | '.join(figures)} |")
+    return "\n".join([*lines, "", "ROUGE-L recall, refusals; points (0–100)."]) + "\n"

@@ -1,0 +1,200 @@
+"""No faulty row gets past check_rows, and the message says which row and why."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import make_fingerprint, make_row
+
+from stages.errors import CacheError
+from stages.logit_cache.checks import check_rows
+from stages.logit_cache.rows import Row, row_schema, rows_to_table
+
+FINGERPRINT = make_fingerprint()
+# make_row(2) has three positions; its sound neighbours make sure that the right row is named.
+FAULTY = 2
+
+
+def with_logit(position: int, rank: int, value: float) -> Callable[[Row], Row]:
+    def change(row: Row) -> Row:
+        logits = row.topk_logits.copy()
+        logits[position, rank] = value
+        return replace(row, topk_logits=logits)
+
+    return change
+
+
+def with_id(field: str, value: int) -> Callable[[Row], Row]:
+    def change(row: Row) -> Row:
+        ids = getattr(row, field).copy()
+        ids.reshape(-1)[-1] = value
+        return replace(row, **{field: ids})
+
+    return change
+
+
+def with_candidates(ids: list[int], logits: list[float]) -> Callable[[Row], Row]:
+    """Replace the last position's candidates."""
+
+    def change(row: Row) -> Row:
+        topk_ids, topk_logits = row.topk_ids.copy(), row.topk_logits.copy()
+        topk_ids[-1], topk_logits[-1] = ids, logits
+        return replace(row, topk_ids=topk_ids, topk_logits=topk_logits)
+
+    return change
+
+
+def repeated(row: Row, times: int) -> Row:
+    """The row with its positions several times over, consistent in itself."""
+    response = np.tile(row.response_ids, times)
+    first = len(row.student_input_ids) - 1
+    return replace(
+        row,
+        response_ids=response,
+        student_positions=np.arange(first, first + len(response), dtype=np.int32),
+        topk_ids=np.tile(row.topk_ids, (times, 1)),
+        topk_logits=np.tile(row.topk_logits, (times, 1)),
+    )
+
+
+def without_positions(row: Row) -> Row:
+    empty = np.empty(0, dtype=np.int32)
+    return replace(
+        row,
+        response_ids=empty,
+        student_positions=empty,
+        topk_ids=row.topk_ids[:0],
+        topk_logits=row.topk_logits[:0],
+    )
+
+
+FAULTS: dict[str, tuple[Callable[[Row], Row], str]] = {
+    "unsorted logits": (with_candidates([1, 2, 3, 4], [5, 6, 4, 3]), "not sorted by logit"),
+    "unsorted logits at the end": (with_candidates([1, 2, 3, 4], [6, 5, 3, 4]), "not sorted by logit"),
+    "a tie not ordered by id": (with_candidates([1, 3, 2, 4], [6, 5, 5, 4]), "not sorted by logit, then id"),
+    "NaN": (with_logit(1, 2, np.nan), "a logit is not finite"),
+    "infinity": (with_logit(0, 0, np.inf), "a logit is not finite"),
+    "minus infinity": (with_logit(2, 3, -np.inf), "a logit is not finite"),
+    "candidate beyond the vocabulary": (with_id("topk_ids", 100), "outside the vocabulary of 100"),
+    "negative candidate": (with_id("topk_ids", -1), "outside the vocabulary of 100"),
+    "input beyond the vocabulary": (with_id("student_input_ids", 100), "outside the vocabulary of 100"),
+    "negative input": (with_id("student_input_ids", -1), "outside the vocabulary of 100"),
+    "response beyond the vocabulary": (with_id("response_ids", 100), "outside the vocabulary of 100"),
+    "negative response": (with_id("response_ids", -1), "outside the vocabulary of 100"),
+    "a candidate twice, side by side": (with_candidates([1, 2, 2, 4], [6, 5, 4.5, 4]), "a candidate stands twice"),
+    "a candidate twice, far apart": (with_candidates([7, 2, 3, 7], [6, 5, 4.5, 4]), "a candidate stands twice"),
+    "a candidate twice at equal logits": (with_candidates([1, 2, 2, 4], [6, 5, 5, 4]), "not sorted by logit, then id"),
+    "no position": (without_positions, "not between 1 and 3 positions"),
+    "too many positions": (lambda row: repeated(row, 2), "not between 1 and 3 positions"),
+    "no student input": (
+        lambda row: replace(row, student_input_ids=np.empty(0, dtype=np.int32)),
+        "no student input",
+    ),
+    "one position too few": (
+        lambda row: replace(row, student_positions=row.student_positions[:-1]),
+        "different lengths",
+    ),
+    "positions shifted by one": (
+        lambda row: replace(row, student_positions=row.student_positions + np.int32(1)),
+        "do not follow its student input",
+    ),
+    "positions from zero": (
+        lambda row: replace(row, student_positions=np.arange(3, dtype=np.int32)),
+        "do not follow its student input",
+    ),
+    "a split of its own": (lambda row: replace(row, split="holdout"), "its split is none of forget, retain"),
+    "a split in capitals": (lambda row: replace(row, split="Forget"), "its split is none of"),
+    "an example_id that is no hash": (lambda row: replace(row, example_id="7"), "not 32 hex digits"),
+    "an example_id in capitals": (lambda row: replace(row, example_id="A" * 32), "not 32 hex digits"),
+    "an example_id with a line break": (lambda row: replace(row, example_id="a" * 32 + "\n"), "not 32 hex digits"),
+    "an example_id that is too long": (lambda row: replace(row, example_id="a" * 33), "not 32 hex digits"),
+}
+
+
+def sound_rows() -> list[Row]:
+    return [make_row(index, FINGERPRINT) for index in range(5)]
+
+
+def test_sound_rows_pass():
+    check_rows(rows_to_table(sound_rows(), 4), FINGERPRINT, "here")
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_row_is_refused_and_named(fault: str):
+    change, message = FAULTS[fault]
+    rows = sound_rows()
+    rows[FAULTY] = change(rows[FAULTY])
+    with pytest.raises(CacheError, match=f"^here, row {FAULTY} .*{re.escape(message)}"):
+        check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+def test_the_first_of_two_faulty_rows_is_named():
+    rows = sound_rows()
+    for index in (4, 1):
+        rows[index] = with_logit(0, 0, np.nan)(rows[index])
+    with pytest.raises(CacheError, match="row 1 "):
+        check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+def test_equal_logits_ordered_by_id_pass():
+    rows = sound_rows()
+    rows[FAULTY] = with_candidates([2, 5, 9, 1], [6, 6, 6, 4])(rows[FAULTY])
+    check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+def test_the_greatest_and_the_least_id_of_the_vocabulary_pass():
+    rows = sound_rows()
+    rows[FAULTY] = with_candidates([0, 99, 5, 6], [6, 5, 4, 3])(rows[FAULTY])
+    check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+def test_a_slice_with_the_faulty_row_cut_off_passes():
+    rows = sound_rows()
+    rows[0] = with_logit(0, 0, np.nan)(rows[0])
+    check_rows(rows_to_table(rows, 4).slice(1), FINGERPRINT, "here")
+
+
+@pytest.mark.parametrize("column", ["topk_ids", "topk_logits", "response_ids"])
+def test_columns_of_different_lengths_are_refused(column: str):
+    # Column by column both tables are sound; rows 1 and 2 have two and three positions.
+    table = rows_to_table([make_row(1, FINGERPRINT)], 4)
+    other = rows_to_table([make_row(2, FINGERPRINT)], 4)
+    at = table.schema.get_field_index(column)
+    with pytest.raises(CacheError, match="different lengths"):
+        check_rows(table.set_column(at, table.schema.field(at), other[column]), FINGERPRINT, "here")
+
+
+def test_another_k_than_the_fingerprint_says_is_refused():
+    with pytest.raises(CacheError, match="other columns than format version 1 with K = 5"):
+        check_rows(rows_to_table(sound_rows(), 4), make_fingerprint(top_k=5), "here")
+
+
+def test_a_missing_column_is_refused():
+    with pytest.raises(CacheError, match="other columns"):
+        check_rows(rows_to_table(sound_rows(), 4).drop_columns(["query"]), FINGERPRINT, "here")
+
+
+def test_an_additional_column_is_refused():
+    table = rows_to_table(sound_rows(), 4).append_column("answer", pa.array(["Paris"] * 5))
+    with pytest.raises(CacheError, match="other columns"):
+        check_rows(table, FINGERPRINT, "here")
+
+
+def test_float64_logits_are_refused():
+    table = rows_to_table(sound_rows(), 4)
+    at = table.schema.get_field_index("topk_logits")
+    inner = pa.list_(pa.field("element", pa.float64(), nullable=False), 4)
+    field = pa.field("topk_logits", pa.list_(pa.field("element", inner, nullable=False)), nullable=False)
+    with pytest.raises(CacheError, match="other columns"):
+        check_rows(table.set_column(at, field, table["topk_logits"].cast(field.type)), FINGERPRINT, "here")
+
+
+def test_an_empty_cell_in_a_column_that_forbids_them_is_refused():
+    table = rows_to_table(sound_rows(), 4)
+    columns = [column.combine_chunks() for column in table.columns]
+    columns[row_schema(4).get_field_index("query")] = pa.array(["a", None, "c", "d", "e"])
+    with pytest.raises(CacheError, match="has empty cells"):
+        check_rows(pa.Table.from_arrays(columns, schema=row_schema(4)), FINGERPRINT, "here")

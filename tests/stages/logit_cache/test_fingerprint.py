@@ -1,0 +1,83 @@
+"""What two caches must share to be the same, and what may differ."""
+
+import hashlib
+
+import pytest
+from conftest import make_fingerprint
+from pydantic import ValidationError
+
+from stages.logit_cache.fingerprint import Fingerprint, cache_id, hash_queries, sha256_json
+
+CHANGES = {
+    "format_version": 2,
+    "teacher_sha256": "0" * 64,
+    "tokenizer_sha256": "0" * 64,
+    "template_sha256": "0" * 64,
+    "prefix_sha256": "0" * 64,
+    "prefix_on_retain": False,
+    "forget_sha256": "0" * 64,
+    "retain_sha256": "0" * 64,
+    "top_k": 5,
+    "positions": 4,
+    "dtype": "bfloat16",
+    "vocab_size": 101,
+}
+
+
+def test_canonical_json_is_sorted_without_spaces_and_in_utf8():
+    assert sha256_json({"b": [1, 2], "a": "é"}) == hashlib.sha256(b'{"a":"\xc3\xa9","b":[1,2]}').hexdigest()
+
+
+@pytest.mark.parametrize("field", CHANGES)
+def test_every_field_changes_the_digest(field: str):
+    assert make_fingerprint(**{field: CHANGES[field]}).digest() != make_fingerprint().digest()
+
+
+def test_every_field_that_can_vary_is_covered_above():
+    assert set(CHANGES) | {"value_kind"} == set(Fingerprint.model_fields)
+
+
+@pytest.mark.parametrize("field", ["shard_rows", "engine_version", "gpus"])
+def test_what_does_not_change_rows_has_no_place_in_it(field: str):
+    with pytest.raises(ValidationError):
+        make_fingerprint(**{field: 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("dtype", "int8"), ("top_k", 0), ("positions", 0), ("value_kind", "logprobs")]
+)
+def test_values_that_no_teacher_can_have_are_refused(field: str, value: object):
+    with pytest.raises(ValidationError):
+        make_fingerprint(**{field: value})
+
+
+def test_differences_name_the_field_and_shorten_hashes():
+    other = make_fingerprint(top_k=8, teacher_sha256="9" * 64)
+    assert make_fingerprint().differences(other) == [
+        "teacher_sha256: aaaaaaaaaaaa… → 999999999999…",
+        "top_k: 4 → 8",
+    ]
+
+
+def test_equal_fingerprints_have_no_differences():
+    assert make_fingerprint().differences(make_fingerprint()) == []
+
+
+def test_the_order_of_queries_counts():
+    assert hash_queries(["one", "two"]) == hash_queries(("one", "two"))
+    assert hash_queries(["one", "two"]) != hash_queries(["two", "one"])
+
+
+def test_queries_are_hashed_apart_and_not_run_together():
+    assert hash_queries(["ab", "c"]) != hash_queries(["a", "bc"])
+
+
+def test_cache_id_depends_on_the_fingerprint_and_on_every_shard_and_their_order():
+    shards = ["1" * 64, "2" * 64]
+    ids = {
+        cache_id(make_fingerprint(), shards),
+        cache_id(make_fingerprint(), shards[::-1]),
+        cache_id(make_fingerprint(), shards[:1]),
+        cache_id(make_fingerprint(top_k=5), shards),
+    }
+    assert len(ids) == 4
