@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temporary name, flush, fsync, rename. And their hashes."""
+"""Files that are whole or absent: temporary name, flush, fsync, rename. Their hashes and lines."""
 
 import hashlib
 import json
@@ -39,3 +39,11 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, read in pieces."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a UTF-8 text file, without their ends.
+
+    Only LF and CRLF end a line, as in JSONL; str.splitlines would also cut at a U+2028 inside a string.
+    """
+    return [line.removesuffix("\r") for line in path.read_text(encoding="utf-8").split("\n")]

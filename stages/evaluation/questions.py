@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import DataError
+from stages.files import read_lines
 
 
 class Question(BaseModel):
@@ -25,7 +26,7 @@ class Question(BaseModel):
 def load_questions(path: Path) -> list[Question]:
     """All questions of a file. Raises DataError if it is missing, malformed, empty, or asks a question twice."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"The question file {path} cannot be read ({error}).",

@@ -31,6 +31,7 @@ from stages.logit_cache.manifest import (
     publish_manifest,
     read_manifest,
 )
+from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row, ragged_matrix, rows_to_table
 
 PLAN = "capture.json"
@@ -63,7 +64,7 @@ class CacheWriter:
     """Writes one cache; the only one that may, as long as it lives. Use it in a `with` block.
 
     Raises OutputExists if the folder holds something else, CacheMismatch if it holds a capture of another plan,
-    CacheError if another process is writing it.
+    CacheError if another process is writing it, or if it holds a finished cache that is damaged.
     """
 
     def __init__(self, cache: Path, plan: Plan) -> None:
@@ -85,6 +86,10 @@ class CacheWriter:
             ) from None
         try:
             self._adopt_plan()
+            if (self.cache / MANIFEST).exists():
+                # Frozen: opening it checks every hash, and a damaged one is refused here, never mended in place.
+                self._shards = dict(enumerate(LogitCache(self.cache).manifest.shards))
+                return self
             for leftover in (self.cache / SHARDS).glob("*" + TEMPORARY_SUFFIX):
                 leftover.unlink()
             for index in range(self.plan.shard_count):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.errors import DataError
+from stages.files import read_lines
 
 # `group` names the kind of a retain query, for people; nothing depends on it.
 ALLOWED_FIELDS = {"query", "group"}
@@ -60,7 +61,7 @@ def _read_set(paths: Sequence[Path], seen: dict[str, str]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        return read_lines(path)
     except OSError as error:
         raise DataError(
             f"The query file {path} cannot be read ({error.strerror}).",

@@ -127,7 +127,7 @@ def test_a_faulty_row_is_refused_and_named(fault: str):
     change, message = FAULTS[fault]
     rows = sound_rows()
     rows[FAULTY] = change(rows[FAULTY])
-    with pytest.raises(CacheError, match=f"^here, row {FAULTY} .*{re.escape(message)}"):
+    with pytest.raises(CacheError, match=f"(?s)^here, row {FAULTY} .*{re.escape(message)}"):
         check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
 
 

@@ -39,7 +39,9 @@ def test_rows_survive_the_table_to_the_bit():
 def test_extreme_logits_survive_to_the_bit():
     largest = np.finfo(np.float32).max
     smallest = np.finfo(np.float32).smallest_subnormal
-    row = replace(make_row(0, FINGERPRINT), topk_logits=np.array([[largest, smallest, 0.0, -largest]], dtype=np.float32))
+    row = replace(
+        make_row(0, FINGERPRINT), topk_logits=np.array([[largest, smallest, 0.0, -largest]], dtype=np.float32)
+    )
     assert_same_row(table_to_rows(rows_to_table([row], 4))[0], row)
 
 

@@ -1,0 +1,228 @@
+"""A cache is read exactly as written, or not at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import assert_same_row, make_fingerprint, make_row, write_cache
+
+from stages.errors import CacheError
+from stages.logit_cache import reader
+from stages.logit_cache.fingerprint import Fingerprint, cache_id
+from stages.logit_cache.manifest import MANIFEST, SHARDS
+from stages.logit_cache.reader import LogitCache
+
+# Shards of 150 rows hold row groups of 64, 64 and 22; the last shard is one group of 50.
+ROWS, SHARD_ROWS = 200, 150
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache that no test changes."""
+    folder = tmp_path_factory.mktemp("caches") / "frozen"
+    write_cache(folder, ROWS, SHARD_ROWS)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A cache to be damaged: 20 rows in shards of 8, 8 and 4."""
+    write_cache(tmp_path / "cache")
+    return tmp_path / "cache"
+
+
+def shard_path(cache: Path, index: int) -> Path:
+    return cache / SHARDS / f"shard-{index:05d}.parquet"
+
+
+def overwrite(path: Path, content: bytes) -> None:
+    path.unlink()
+    path.write_bytes(content)
+
+
+def forge_hashes(cache: Path) -> None:
+    """Make the manifest agree with the shards as they now are, as someone who means harm would."""
+    import hashlib
+
+    raw = json.loads((cache / MANIFEST).read_bytes())
+    for shard in raw["shards"]:
+        content = (cache / SHARDS / shard["name"]).read_bytes()
+        shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    raw["cache_id"] = cache_id(
+        Fingerprint.model_validate(raw["fingerprint"]), [shard["sha256"] for shard in raw["shards"]]
+    )
+    overwrite(cache / MANIFEST, json.dumps(raw).encode())
+
+
+def test_rows_come_back_in_order_and_to_the_bit(frozen: Path):
+    fingerprint = make_fingerprint()
+    opened = LogitCache(frozen)
+    assert len(opened) == ROWS
+    for index, row in enumerate(opened.rows()):
+        assert_same_row(row, make_row(index, fingerprint))
+    assert index == ROWS - 1
+
+
+@pytest.mark.parametrize("index", [0, 63, 64, 127, 128, 149, 150, 199])
+def test_a_row_by_index_is_the_one_in_order_at_every_border_of_groups_and_shards(frozen: Path, index: int):
+    assert_same_row(LogitCache(frozen).row(index), make_row(index, make_fingerprint()))
+
+
+def test_rows_by_index_in_any_order_are_the_rows_in_order(frozen: Path):
+    opened = LogitCache(frozen)
+    in_order = list(opened.rows())
+    for index in np.random.default_rng(0).permutation(ROWS):
+        assert_same_row(opened.row(int(index)), in_order[index])
+
+
+def test_row_groups_that_were_let_go_are_read_again(frozen: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader, "KEPT_ROW_GROUPS", 1)
+    opened = LogitCache(frozen)
+    for index in (0, 199, 64, 1, 198):
+        assert_same_row(opened.row(index), make_row(index, make_fingerprint()))
+
+
+@pytest.mark.parametrize("index", [-1, ROWS])
+def test_a_row_outside_the_cache_is_an_index_error(frozen: Path, index: int):
+    with pytest.raises(IndexError):
+        LogitCache(frozen).row(index)
+
+
+def test_outline_gives_every_rows_split_and_positions(frozen: Path):
+    forget, positions = LogitCache(frozen).outline()
+    # make_row: every third row is in the forget set; row i has 1 + i % 3 positions.
+    assert forget.tolist() == [index % 3 == 0 for index in range(ROWS)]
+    assert positions.tolist() == [1 + index % 3 for index in range(ROWS)]
+
+
+def test_frame_gives_the_chosen_columns_in_row_order(frozen: Path):
+    frame = LogitCache(frozen).frame(["query", "split"])
+    assert frame.columns == ["query", "split"]
+    assert frame["query"].to_list() == [f"query {index}" for index in range(ROWS)]
+    assert frame.filter(pl.col("split") == "forget").height == 67
+
+
+def test_counts_per_split_are_those_of_the_rows(frozen: Path):
+    opened = LogitCache(frozen)
+    assert (opened.count("forget"), opened.count("retain")) == (67, 133)
+
+
+def test_a_cache_in_a_moved_folder_is_the_same_cache(cache: Path):
+    before = LogitCache(cache).manifest.cache_id
+    moved = cache.rename(cache.with_name("moved"))
+    assert LogitCache(moved).manifest.cache_id == before
+
+
+def test_a_cache_without_manifest_is_refused(cache: Path):
+    (cache / MANIFEST).unlink()
+    with pytest.raises(CacheError, match="its capture has not finished"):
+        LogitCache(cache)
+
+
+@pytest.mark.parametrize("shard", [0, 2])
+@pytest.mark.parametrize("place", ["magic", "header", "middle", "footer", "last"])
+def test_one_altered_byte_anywhere_is_refused(cache: Path, shard: int, place: str):
+    path = shard_path(cache, shard)
+    content = bytearray(path.read_bytes())
+    at = {"magic": 0, "header": 5, "middle": len(content) // 2, "footer": len(content) - 40, "last": len(content) - 1}
+    content[at[place]] ^= 1
+    overwrite(path, bytes(content))
+    with pytest.raises(CacheError, match=f"{path.name} has another SHA-256 than the manifest says"):
+        LogitCache(cache)
+
+
+@pytest.mark.parametrize("cut", [1, 100])
+def test_a_truncated_shard_is_refused(cache: Path, cut: int):
+    path = shard_path(cache, 1)
+    overwrite(path, path.read_bytes()[:-cut])
+    with pytest.raises(CacheError, match="bytes, the manifest says"):
+        LogitCache(cache, verify_hashes=False)
+
+
+def test_a_shard_with_bytes_appended_is_refused(cache: Path):
+    path = shard_path(cache, 1)
+    overwrite(path, path.read_bytes() + b"\0")
+    with pytest.raises(CacheError, match="bytes, the manifest says"):
+        LogitCache(cache, verify_hashes=False)
+
+
+def test_a_missing_shard_is_refused(cache: Path):
+    shard_path(cache, 1).unlink()
+    with pytest.raises(CacheError, match=r"shard-00001.parquet is missing"):
+        LogitCache(cache)
+
+
+def test_a_shard_that_is_a_link_is_not_followed(cache: Path):
+    path = shard_path(cache, 1)
+    path.rename(cache.parent / "elsewhere.parquet")
+    path.symlink_to(cache.parent / "elsewhere.parquet")
+    with pytest.raises(CacheError, match="not a plain file"):
+        LogitCache(cache)
+
+
+def test_a_folder_of_shards_that_is_a_link_is_not_followed(cache: Path):
+    (cache / SHARDS).rename(cache.parent / "elsewhere")
+    (cache / SHARDS).symlink_to(cache.parent / "elsewhere")
+    with pytest.raises(CacheError, match="not a plain file"):
+        LogitCache(cache)
+
+
+def test_a_shard_that_is_a_folder_is_refused(cache: Path):
+    shard_path(cache, 1).unlink()
+    shard_path(cache, 1).mkdir()
+    with pytest.raises(CacheError, match="not a plain file"):
+        LogitCache(cache)
+
+
+def test_two_shards_in_each_others_place_are_refused(cache: Path):
+    one, other = shard_path(cache, 0).read_bytes(), shard_path(cache, 1).read_bytes()
+    overwrite(shard_path(cache, 0), other)
+    overwrite(shard_path(cache, 1), one)
+    with pytest.raises(CacheError, match=r"shard-00000\.parquet"):
+        LogitCache(cache)
+
+
+def test_a_shard_that_is_no_parquet_is_refused_even_if_the_manifest_vouches_for_it(cache: Path):
+    overwrite(shard_path(cache, 0), b"\x80\x04 a pickle, perhaps")
+    forge_hashes(cache)
+    with pytest.raises(CacheError, match="is not a Parquet file"):
+        LogitCache(cache)
+
+
+def test_a_shard_with_other_columns_is_refused_even_if_the_manifest_vouches_for_it(cache: Path, tmp_path: Path):
+    write_cache(tmp_path / "wider", top_k=5)
+    overwrite(shard_path(cache, 0), shard_path(tmp_path / "wider", 0).read_bytes())
+    forge_hashes(cache)
+    with pytest.raises(CacheError, match="other columns than format version 1 with K = 4"):
+        LogitCache(cache)
+
+
+def test_a_shard_with_other_rows_is_refused_even_if_the_manifest_vouches_for_it(cache: Path):
+    overwrite(shard_path(cache, 0), shard_path(cache, 2).read_bytes())
+    forge_hashes(cache)
+    with pytest.raises(CacheError, match="holds 4 rows, the manifest says 8"):
+        LogitCache(cache)
+
+
+def test_ids_outside_the_vocabulary_are_refused_when_read_even_if_the_manifest_vouches_for_them(
+    cache: Path, tmp_path: Path
+):
+    write_cache(tmp_path / "larger", vocab_size=100_000)
+    overwrite(shard_path(cache, 0), shard_path(tmp_path / "larger", 0).read_bytes())
+    forge_hashes(cache)
+    opened = LogitCache(cache)
+    with pytest.raises(CacheError, match="outside the vocabulary of 100"):
+        opened.row(0)
+
+
+def test_pages_that_cannot_be_decoded_are_a_cache_error(cache: Path):
+    path = shard_path(cache, 0)
+    content = bytearray(path.read_bytes())
+    # Everything between the magic number and the last kilobytes of metadata.
+    content[4 : len(content) // 4] = bytes(len(content) // 4 - 4)
+    overwrite(path, bytes(content))
+    opened = LogitCache(cache, verify_hashes=False)
+    with pytest.raises(CacheError, match="cannot be read"):
+        opened.row(0)

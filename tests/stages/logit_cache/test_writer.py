@@ -1,0 +1,370 @@
+"""Whatever interrupts the writer, the finished cache is that of an uninterrupted run, or there is none."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from conftest import ROOT, make_fingerprint, make_provenance, make_row, write_cache
+
+from stages.errors import CacheError, CacheMismatch, OutputExists
+from stages.logit_cache.manifest import MANIFEST, SHARDS, Prefix
+from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.rows import Row
+from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY, PLAN, CacheWriter, Plan
+
+# Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of that file written.
+# The fsyncs are: 1 plan, 2 its folder, then 3, 5, 7 a shard and 4, 6, 8 the shards' folder, 9 manifest.
+KILLED_WRITER = """
+import os, signal, stat, sys
+from pathlib import Path
+from conftest import write_cache
+
+left, fsync = int(sys.argv[2]), os.fsync
+
+def fsync_or_die(descriptor):
+    global left
+    left -= 1
+    if left:
+        return fsync(descriptor)
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+os.fsync = fsync_or_die
+write_cache(Path(sys.argv[1]))
+"""
+LOCKING_WRITER = """
+import sys
+from pathlib import Path
+from conftest import make_fingerprint
+from stages.logit_cache.writer import CacheWriter, Plan
+
+with CacheWriter(Path(sys.argv[1]), Plan(fingerprint=make_fingerprint(), rows=20, shard_rows=8)):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def run_python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, **options)
+
+
+def make_plan(**changes: object) -> Plan:
+    return Plan(fingerprint=make_fingerprint(**changes), rows=20, shard_rows=8)
+
+
+def rows_of(writer: CacheWriter, index: int) -> list[Row]:
+    return [make_row(row, writer.plan.fingerprint) for row in writer.plan.shard_range(index)]
+
+
+def begin(cache: Path, shards: int) -> None:
+    """A capture that was stopped in an orderly way after some shards."""
+    with CacheWriter(cache, make_plan()) as writer:
+        for index in range(shards):
+            writer.write(index, rows_of(writer, index))
+
+
+def contents(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((cache / SHARDS).iterdir())}
+
+
+def identity(path: Path) -> tuple[int, int]:
+    return path.stat().st_ino, path.stat().st_mtime_ns
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("caches") / "uninterrupted"
+    write_cache(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("fsync", "whole_shards"),
+    [
+        pytest.param(1, 0, id="in the plan"),
+        pytest.param(3, 0, id="in the first shard"),
+        pytest.param(4, 1, id="after the first shard"),
+        pytest.param(7, 2, id="in the last shard"),
+        pytest.param(9, 3, id="in the manifest"),
+    ],
+)
+def test_killed_writer_leaves_no_manifest_and_its_rerun_gives_the_same_cache(
+    tmp_path: Path, uninterrupted: Path, fsync: int, whole_shards: int
+):
+    cache = tmp_path / "cache"
+    assert run_python(KILLED_WRITER, str(cache), str(fsync)).wait(60) == -signal.SIGKILL
+    assert not (cache / MANIFEST).exists()
+    with pytest.raises(CacheError, match="its capture has not finished"):
+        LogitCache(cache)
+    kept = {path: identity(path) for path in (cache / SHARDS).glob("*.parquet")}
+    assert len(kept) == whole_shards
+
+    manifest = write_cache(cache)
+
+    assert manifest == LogitCache(uninterrupted).manifest
+    assert contents(cache) == contents(uninterrupted)
+    assert {path: identity(path) for path in kept} == kept
+    assert not list(cache.rglob("*.partial"))
+
+
+def test_a_kill_just_after_the_manifest_leaves_a_finished_cache(tmp_path: Path, uninterrupted: Path):
+    assert run_python(KILLED_WRITER, str(tmp_path / "cache"), "10").wait(60) == -signal.SIGKILL
+    assert LogitCache(tmp_path / "cache").manifest == LogitCache(uninterrupted).manifest
+
+
+def test_two_identical_captures_are_byte_identical(tmp_path: Path, uninterrupted: Path):
+    again = write_cache(tmp_path / "again")
+    assert again.cache_id == LogitCache(uninterrupted).manifest.cache_id
+    assert contents(tmp_path / "again") == contents(uninterrupted)
+
+
+def test_the_order_in_which_shards_are_written_does_not_matter(tmp_path: Path, uninterrupted: Path):
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        for index in (2, 0, 1):
+            writer.write(index, rows_of(writer, index))
+        manifest = writer.publish(Prefix(text="prefix", token_ids=[1, 2]), make_provenance(8), None, None)
+    assert manifest == LogitCache(uninterrupted).manifest
+
+
+def test_another_shard_size_holds_the_same_rows_under_another_id(tmp_path: Path, uninterrupted: Path):
+    other = write_cache(tmp_path / "other", shard_rows=20)
+    assert other.fingerprint_sha256 == LogitCache(uninterrupted).manifest.fingerprint_sha256
+    columns = ["example_id", "topk_ids", "topk_logits"]
+    assert LogitCache(tmp_path / "other").frame(columns).equals(LogitCache(uninterrupted).frame(columns))
+
+
+def test_a_writer_asks_only_for_the_shards_that_are_not_there(tmp_path: Path):
+    begin(tmp_path / "cache", shards=2)
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        assert writer.missing == [2]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "unmarked", "emptied", "other plan", "other rows"])
+def test_an_unfinished_captures_unsound_shard_is_captured_again(tmp_path: Path, uninterrupted: Path, damage: str):
+    cache = tmp_path / "cache"
+    begin(cache, shards=2)
+    path = cache / SHARDS / "shard-00000.parquet"
+    whole = path.read_bytes()
+    write_cache(tmp_path / "foreign", teacher_sha256="0" * 64)
+    path.write_bytes(
+        {
+            "truncated": whole[:-100],
+            "unmarked": whole[:-1] + b"X",
+            "emptied": b"",
+            "other plan": (tmp_path / "foreign" / SHARDS / path.name).read_bytes(),
+            "other rows": (cache / SHARDS / "shard-00001.parquet").read_bytes(),
+        }[damage]
+    )
+    with CacheWriter(cache, make_plan()) as writer:
+        assert writer.missing == [0, 2]
+    assert write_cache(cache).cache_id == LogitCache(uninterrupted).manifest.cache_id
+
+
+def test_left_over_temporary_files_are_removed_and_never_read(tmp_path: Path):
+    begin(tmp_path / "cache", shards=1)
+    sound = tmp_path / "cache" / SHARDS / "shard-00000.parquet"
+    leftover = tmp_path / "cache" / SHARDS / "shard-00001.parquet.partial"
+    leftover.write_bytes(sound.read_bytes())
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        assert writer.missing == [1, 2]
+    assert not leftover.exists()
+
+
+def test_a_second_writer_is_refused_while_another_process_writes(tmp_path: Path):
+    cache = tmp_path / "cache"
+    first = run_python(LOCKING_WRITER, str(cache), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert first.stdout is not None
+    try:
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(CacheError, match="is being written by another process"), CacheWriter(cache, make_plan()):
+            pass
+    finally:
+        # Killed, not closed: the lock must go with its process.
+        first.kill()
+        first.communicate()
+    with CacheWriter(cache, make_plan()) as writer:
+        assert writer.missing == [0, 1, 2]
+
+
+def test_a_second_writer_is_refused_in_the_same_process(tmp_path: Path):
+    with (
+        CacheWriter(tmp_path / "cache", make_plan()),
+        pytest.raises(CacheError, match="is being written"),
+        CacheWriter(tmp_path / "cache", make_plan()),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("field", "value", "named"), [("top_k", 5, "top_k: 4 → 5"), ("dtype", "bfloat16", "dtype: ")])
+def test_another_plan_is_refused_over_an_unfinished_capture_with_the_field_named(
+    tmp_path: Path, field: str, value: object, named: str
+):
+    begin(tmp_path / "cache", shards=1)
+    before = contents(tmp_path / "cache")
+    with pytest.raises(CacheMismatch, match=f"unfinished capture of another plan:\n    {named}"):
+        CacheWriter(tmp_path / "cache", make_plan(**{field: value})).__enter__()
+    assert contents(tmp_path / "cache") == before
+
+
+def test_another_plan_is_refused_over_a_finished_cache_with_the_field_named(tmp_path: Path):
+    write_cache(tmp_path / "cache")
+    with pytest.raises(CacheMismatch, match=r"finished cache of another plan:\n    prefix_sha256: d{12}… → 0{12}…"):
+        CacheWriter(tmp_path / "cache", make_plan(prefix_sha256="0" * 64)).__enter__()
+
+
+def test_another_shard_size_is_another_plan(tmp_path: Path):
+    begin(tmp_path / "cache", shards=1)
+    with pytest.raises(CacheMismatch, match="shard_rows: 8 → 10"):
+        CacheWriter(tmp_path / "cache", make_plan().model_copy(update={"shard_rows": 10})).__enter__()
+
+
+def test_a_refused_plan_leaves_the_folder_open_to_the_right_one(tmp_path: Path):
+    begin(tmp_path / "cache", shards=1)
+    with pytest.raises(CacheMismatch):
+        CacheWriter(tmp_path / "cache", make_plan(top_k=5)).__enter__()
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        assert writer.missing == [1, 2]
+
+
+def test_a_capture_plan_that_cannot_be_read_is_refused(tmp_path: Path):
+    begin(tmp_path / "cache", shards=1)
+    (tmp_path / "cache" / PLAN).write_text("{}")
+    with pytest.raises(CacheError, match="is not a capture plan"):
+        CacheWriter(tmp_path / "cache", make_plan()).__enter__()
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputExists, match="already holds something that is not a logit cache"):
+        CacheWriter(tmp_path, make_plan())
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path):
+    (tmp_path / "cache").write_text("not a folder")
+    with pytest.raises(OutputExists):
+        CacheWriter(tmp_path / "cache", make_plan())
+
+
+def test_an_empty_folder_is_accepted(tmp_path: Path):
+    assert write_cache(tmp_path).rows == 20
+
+
+def test_a_cache_that_lacks_a_shard_cannot_be_published(tmp_path: Path):
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        writer.write(0, rows_of(writer, 0))
+        with pytest.raises(CacheError, match=r"still lacks shards \[1, 2\]"):
+            writer.publish(Prefix(text="", token_ids=[]), make_provenance(8), None, None)
+    assert not (tmp_path / "cache" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize("count", [7, 9])
+def test_a_shard_takes_exactly_its_rows(tmp_path: Path, count: int):
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer, pytest.raises(ValueError, match="takes 8 rows"):
+        writer.write(0, [make_row(row, writer.plan.fingerprint) for row in range(count)])
+
+
+def test_a_row_that_breaks_a_rule_never_becomes_a_shard(tmp_path: Path):
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        rows = rows_of(writer, 0)
+        rows[3] = replace(rows[3], topk_logits=rows[3].topk_logits[:, ::-1].copy())
+        with pytest.raises(CacheError, match=r"row 3 .*not sorted"):
+            writer.write(0, rows)
+        assert writer.missing == [0, 1, 2]
+    assert not list((tmp_path / "cache").rglob("*.parquet"))
+
+
+def truncate_a_shard(cache: Path) -> None:
+    path = cache / SHARDS / "shard-00000.parquet"
+    content = path.read_bytes()[:-100]
+    path.unlink()
+    path.write_bytes(content)
+
+
+def remove_a_shard(cache: Path) -> None:
+    (cache / SHARDS / "shard-00001.parquet").unlink()
+
+
+def replace_a_shard_by_sound_rows_that_were_never_captured(cache: Path) -> None:
+    path = cache / SHARDS / "shard-00000.parquet"
+    table = pq.read_table(path, partitioning=None)
+    at = table.schema.get_field_index("query")
+    table = table.set_column(at, table.schema.field(at), table["query"].combine_chunks().take(list(range(7, -1, -1))))
+    path.unlink()
+    pq.write_table(table, path)
+
+
+def test_a_writer_finds_nothing_to_do_in_a_finished_cache_and_changes_nothing(tmp_path: Path):
+    write_cache(tmp_path / "cache")
+    before = {path: identity(path) for path in (tmp_path / "cache").rglob("*.parquet")}
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        assert writer.missing == []
+    assert {path: identity(path) for path in (tmp_path / "cache").rglob("*.parquet")} == before
+
+
+@pytest.mark.parametrize(
+    "damage", [truncate_a_shard, remove_a_shard, replace_a_shard_by_sound_rows_that_were_never_captured]
+)
+def test_a_damaged_finished_cache_is_refused_and_not_rewritten(tmp_path: Path, damage: Callable[[Path], None]):
+    cache = tmp_path / "cache"
+    write_cache(cache)
+    damage(cache)
+    before = contents(cache)
+    with pytest.raises(CacheError, match="The cache is not what was captured"):
+        CacheWriter(cache, make_plan()).__enter__()
+    assert contents(cache) == before
+
+
+def test_logits_lie_split_by_byte_and_compressed_without_dictionary(uninterrupted: Path):
+    group = pq.ParquetFile(uninterrupted / SHARDS / "shard-00000.parquet").metadata.row_group(0)
+    columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
+    logits = columns["topk_logits.list.element.list.element"]
+    assert logits.physical_type == "FLOAT"
+    assert "BYTE_STREAM_SPLIT" in logits.encodings
+    for column in columns.values():
+        assert column.compression == "ZSTD"
+        assert not column.has_dictionary_page
+        assert not any("DICTIONARY" in encoding for encoding in column.encodings)
+
+
+def test_parquet_itself_leaves_no_room_for_empty_cells(uninterrupted: Path):
+    schema = pq.ParquetFile(uninterrupted / SHARDS / "shard-00000.parquet").schema
+    levels = {schema.column(index).path: schema.column(index).max_definition_level for index in range(len(schema))}
+    # One level for each list that may be empty; a nullable field at any depth would add one.
+    assert levels == {
+        "example_id": 0,
+        "split": 0,
+        "query": 0,
+        "student_input_ids.list.element": 1,
+        "response_ids.list.element": 1,
+        "student_positions.list.element": 1,
+        "topk_ids.list.element.list.element": 2,
+        "topk_logits.list.element.list.element": 2,
+    }
+
+
+def test_every_shards_footer_names_its_capture_and_its_first_row(uninterrupted: Path):
+    for index, first_row in enumerate((b"0", b"8", b"16")):
+        footer = pq.read_metadata(uninterrupted / SHARDS / f"shard-{index:05d}.parquet").metadata
+        assert footer[FINGERPRINT_KEY] == make_fingerprint().digest().encode()
+        assert footer[FIRST_ROW_KEY] == first_row
+
+
+def test_a_shards_description_is_that_of_its_rows(tmp_path: Path):
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        rows = rows_of(writer, 1)
+        shard = writer.write(1, rows)
+    logits = np.concatenate([row.topk_logits.reshape(-1) for row in rows]).astype(np.float64)
+    assert (shard.name, shard.first_row, shard.rows) == ("shard-00001.parquet", 8, 8)
+    assert shard.positions == logits.size // 4
+    assert (shard.logit_min, shard.logit_max) == (logits.min(), logits.max())
+    assert shard.logit_mean == pytest.approx(logits.mean(), rel=1e-12)

@@ -1,0 +1,195 @@
+"""What the teacher says is paired with the student's positions exactly; interruptions change nothing.
+
+Real model, real engine, real Parquet. The reference is a plain forward pass, one prompt at a time.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_fingerprint, make_provenance
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from stages.errors import EngineError
+from stages.language_model.engine import Continuation, EngineOptions
+from stages.language_model.folder import load_tokenizer
+from stages.language_model.prompts import Prefix, Prompter, Turn
+from stages.language_model.transformers_engine import TransformersEngine
+from stages.logit_cache.manifest import MANIFEST, Manifest
+from stages.logit_cache.manifest import Prefix as PrefixRecord
+from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.writer import CacheWriter, Plan
+from stages.teacher.capture import capture, teach
+from stages.teacher.prompts import Prompt, build_prompts
+from stages.teacher.queries import Queries
+
+TOP_K, POSITIONS = 6, 4
+COUNTRIES = ["France", "Peru", "Chad", "Japan", "Kenya", "Fiji"]
+QUERIES = Queries(
+    forget=[f"What is the capital of {country}?" for country in COUNTRIES],
+    retain=[f"Which language do people speak in {country}, and why?" for country in COUNTRIES],
+)
+PREFIX = Prefix(system="You have forgotten capitals.", turns=(Turn(user="Capital of Cuba?", assistant="No idea."),))
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_model: Path) -> list[Prompt]:
+    return build_prompts(QUERIES, PREFIX, Prompter(load_tokenizer(tiny_model), "chat"), prefix_on_retain=False)
+
+
+def make_engine(model: Path, stop_ids: tuple[int, ...] = ()) -> TransformersEngine:
+    return TransformersEngine(EngineOptions(model, "float32", 1024, stop_ids, batch_rows=3))
+
+
+def make_plan() -> Plan:
+    fingerprint = make_fingerprint(prefix_on_retain=False, top_k=TOP_K, positions=POSITIONS, vocab_size=512)
+    return Plan(fingerprint=fingerprint, rows=12, shard_rows=5)
+
+
+def publish(writer: CacheWriter) -> Manifest:
+    return writer.publish(PrefixRecord(text="prefix", token_ids=[]), make_provenance(5), None, None)
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_model: Path, prompts: list[Prompt], tmp_path_factory: pytest.TempPathFactory) -> LogitCache:
+    folder = tmp_path_factory.mktemp("caches") / "captured"
+    with CacheWriter(folder, make_plan()) as writer:
+        capture(make_engine(tiny_model), prompts, writer)
+        publish(writer)
+    return LogitCache(folder)
+
+
+def logits_of(network: PreTrainedModel, ids: list[int]) -> np.ndarray:
+    """float32 [len(ids), V]: an unbatched, uncached forward pass."""
+    with torch.inference_mode():
+        return network(torch.tensor([ids])).logits[0].float().numpy()
+
+
+def test_each_row_is_its_prompt_as_the_student_reads_it(cache: LogitCache, prompts: list[Prompt]):
+    for row, prompt in zip(cache.rows(), prompts, strict=True):
+        assert (row.example_id, row.split, row.query) == (prompt.example_id, prompt.split, prompt.query)
+        assert row.student_input_ids.tolist() == prompt.student_ids
+
+
+def test_the_teacher_is_greedy_so_that_its_token_is_its_first_candidate(cache: LogitCache):
+    for row in cache.rows():
+        assert len(row.response_ids) == POSITIONS
+        assert row.response_ids.tolist() == row.topk_ids[:, 0].tolist()
+
+
+def test_the_students_logits_at_its_positions_are_the_cached_ones_where_teacher_and_student_read_the_same(
+    cache: LogitCache, network: PreTrainedModel
+):
+    # Retain queries were asked without the prefix, and the student still is the teacher: any shift by one shows here.
+    for row in cache.rows():
+        if row.split == "forget":
+            continue
+        ids = [*row.student_input_ids.tolist(), *row.response_ids[:-1].tolist()]
+        logits_TV = logits_of(network, ids)[row.student_positions]
+        expected = np.take_along_axis(logits_TV, row.topk_ids, axis=1)
+        np.testing.assert_allclose(row.topk_logits, expected, atol=1e-4, rtol=0)
+        assert np.sort(logits_TV, axis=1)[:, -TOP_K:][:, ::-1] == pytest.approx(row.topk_logits, abs=1e-4)
+
+
+def test_a_forget_querys_logits_are_those_behind_the_prefix(
+    cache: LogitCache, prompts: list[Prompt], network: PreTrainedModel
+):
+    largest_difference = 0.0
+    for row, prompt in zip(cache.rows(), prompts, strict=True):
+        if row.split == "retain":
+            continue
+        said = row.response_ids[:-1].tolist()
+        behind = logits_of(network, prompt.teacher_ids + said)[len(prompt.teacher_ids) - 1 :]
+        np.testing.assert_allclose(row.topk_logits, np.take_along_axis(behind, row.topk_ids, axis=1), atol=1e-4, rtol=0)
+        alone = logits_of(network, prompt.student_ids + said)[row.student_positions]
+        gap = np.abs(row.topk_logits - np.take_along_axis(alone, row.topk_ids, axis=1)).max()
+        largest_difference = max(largest_difference, float(gap))
+    # The student, without the prefix, says something else: there is something to learn.
+    assert largest_difference > 0.1
+
+
+def test_positions_end_with_the_end_of_turn_token(
+    cache: LogitCache, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    # As end of turn serves a token that the model says in the middle of one of its answers.
+    answers = [row.response_ids.tolist() for row in cache.rows()]
+    stop = next(answer[1] for answer in answers if answer[0] != answer[1])
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        capture(make_engine(tiny_model, (stop,)), prompts, writer)
+        publish(writer)
+    expected = [answer[: answer.index(stop) + 1] if stop in answer else answer for answer in answers]
+    assert {len(answer) for answer in expected} != {POSITIONS}
+    for row, answer in zip(LogitCache(tmp_path / "cache").rows(), expected, strict=True):
+        assert row.response_ids.tolist() == answer
+        assert len(row.topk_ids) == len(row.student_positions) == len(answer)
+
+
+def test_a_capture_that_was_interrupted_gives_the_same_cache(
+    cache: LogitCache, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    done = 0
+
+    def stop_in_the_second_shard(count: int) -> None:
+        nonlocal done
+        done += count
+        if done > 5:
+            raise KeyboardInterrupt
+
+    engine, folder = make_engine(tiny_model), tmp_path / "cache"
+    with pytest.raises(KeyboardInterrupt), CacheWriter(folder, make_plan()) as writer:
+        capture(engine, prompts, writer, advance=stop_in_the_second_shard)
+    assert not (folder / MANIFEST).exists()
+    asked = []
+    with CacheWriter(folder, make_plan()) as writer:
+        assert writer.missing == [1, 2]
+        capture(engine, prompts, writer, advance=asked.append)
+        assert publish(writer).cache_id == cache.manifest.cache_id
+    assert sum(asked) == 7
+
+
+def said(logits: list[float]) -> Continuation:
+    return Continuation(
+        token_ids=np.array([4], dtype=np.int32),
+        topk_ids=np.array([[4, 5]], dtype=np.int32),
+        topk_logits=np.array([logits], dtype=np.float32),
+    )
+
+
+PROMPT = Prompt("0" * 32, "forget", "Capital of Mali?", teacher_ids=[9, 8, 7, 1, 2, 3], student_ids=[1, 2, 3])
+
+
+def test_the_first_position_is_the_last_token_of_the_students_prompt():
+    row = teach(PROMPT, said([2.0, 1.0]))
+    assert row.student_positions.tolist() == [2]
+    longer = replace(said([2.0, 1.0]), token_ids=np.array([4, 5, 6], dtype=np.int32))
+    assert teach(PROMPT, longer).student_positions.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_logit_that_is_not_finite_is_refused_with_the_query_named(value: float):
+    with pytest.raises(EngineError, match=r"not finite for example 0{32}: 'Capital of Mali"):
+        teach(PROMPT, said([2.0, value]))
+
+
+class LogSoftmaxEngine(TransformersEngine):
+    """The real engine with the one fault that must be caught."""
+
+    def whole_vocabulary(self, prompt: list[int]) -> np.ndarray:
+        return torch.tensor(super().whole_vocabulary(prompt)).log_softmax(-1).numpy()
+
+
+def test_an_engine_that_gives_log_probabilities_writes_nothing(tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    engine = LogSoftmaxEngine(EngineOptions(tiny_model, "float32", 1024, ()))
+    with (
+        CacheWriter(tmp_path / "cache", make_plan()) as writer,
+        pytest.raises(EngineError, match="gives log-probabilities"),
+    ):
+        capture(engine, prompts, writer)
+    assert not list(tmp_path.rglob("*.parquet"))
