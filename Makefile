@@ -3,6 +3,7 @@
 CONFIG ?= capitals
 CACHE  ?= cache/demo
 RUN    ?= runs/demo
+SWEEP  ?= runs/sweep
 SET    ?=
 SEEDS  ?= 0 1 2
 VENV   ?= .venv
@@ -14,7 +15,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate results tuning prefixes test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate sweep prefixes results test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -48,6 +49,12 @@ distill: setup ## Stage two: CONFIG and CACHE → RUN/model
 
 evaluate: setup ## Score base, teacher and RUN/model → RUN/evaluation.json
 	$(DUET) evaluate $(SETTINGS) --model $(RUN)/model --out $(RUN)/evaluation.json
+
+sweep: setup ## Many runs on one frozen CACHE: the axes under [sweep] of CONFIG → SWEEP/leaderboard.*
+	$(DUET) sweep $(SETTINGS) --cache $(CACHE) --out $(SWEEP)
+
+prefixes: model ## Score the candidate prefixes of the demo on the validation files (about 10 minutes on 2 cores)
+	$(DUET) prefixes --config capitals --out docs/results/capitals-prefixes.md data/capitals/prefixes/*.json
 
 results: model ## The table in the README: the demo on held-out files with SEEDS (about 10 minutes each on 2 cores)
 	$(DUET) teacher-cache --config capitals --out cache/demo

@@ -16,6 +16,7 @@ from pipeline.distill import distill
 from pipeline.evaluate import evaluate
 from pipeline.prefixes import prefixes
 from pipeline.settings_command import settings_command
+from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
 from stages.errors import DuetError
 
@@ -46,5 +47,5 @@ def duet(debug: bool) -> None:
     """
 
 
-for command in (default_model, prefixes, teacher_cache, distill, evaluate, compare, ask, settings_command):
+for command in (default_model, prefixes, teacher_cache, distill, evaluate, sweep, compare, ask, settings_command):
     duet.add_command(command)

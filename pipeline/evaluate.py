@@ -42,13 +42,18 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="An earlier evaluation whose answers of base and teacher are taken over; refused unless they were made alike.",
 )
-def evaluate(config: str, overrides: tuple[str, ...], student: str, out: Path, baseline: Path | None) -> None:
+@click.option("--validation", is_flag=True, help="Ask the validation files, to tune on, instead of the held-out ones.")
+def evaluate(
+    config: str, overrides: tuple[str, ...], student: str, out: Path, baseline: Path | None, validation: bool
+) -> None:
     """Score the student beside the base model and the prefixed teacher.
 
     \b
     Example:  duet evaluate --config capitals --model runs/demo/model --out runs/demo/evaluation.json
     """
     settings = load_settings(config, overrides)
+    if validation:
+        settings = settings.on_validation()
     quieten_libraries()
     base_folder, student_folder = resolve_model(settings.model.path), resolve_model(student)
     inputs = {"base": base_inputs(settings, base_folder), "student": hash_weights(student_folder)}
@@ -163,7 +168,7 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "template": Prompter(tokenizer, settings.model.template).template_sha256(),
             "prefix": load_prefix(settings.data.prefix).sha256(),
             "questions": files,
-            "asked": settings.evaluation.model_dump(mode="json", exclude={"questions"}),
+            "asked": settings.evaluation.model_dump(mode="json", exclude={"questions", "validation"}),
             "dtype": settings.model.dtype,
         }
     )

@@ -23,10 +23,12 @@ from stages.language_model.prompts import Prompter, load_prefix
 def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ...], out: Path | None) -> None:
     """Score CANDIDATES, prefix files, on the teacher alone; the base model without a prefix stands first.
 
+    The validation files are asked, never the held-out ones.
+
     \b
     Example:  duet prefixes --config capitals data/capitals/prefixes/*.json
     """
-    settings = load_settings(config, overrides)
+    settings = load_settings(config, overrides).on_validation()
     quieten_libraries()
     for path in candidates:
         load_prefix(path)

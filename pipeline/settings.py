@@ -65,6 +65,10 @@ class EvaluationSettings(Section):
         default_factory=dict,
         description="Question files by name; forget, retain and forget_500 enter Performance Shift.",
     )
+    validation: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Other files under the same names, to tune on: used by prefixes, sweep and evaluate --validation.",
+    )
     forget_files: tuple[str, ...] = Field(
         ("forget",), description="Files on what is to be forgotten; the others are to be kept."
     )
@@ -81,6 +85,41 @@ class EvaluationSettings(Section):
         return self
 
 
+class Range(Section):
+    """An axis without steps, for the random and TPE samplers."""
+
+    low: int | float = Field(description="Least value; whole numbers at both ends draw whole numbers.")
+    high: int | float = Field(description="Greatest value.")
+    log: bool = Field(False, description="Draw the logarithm evenly, as fits a learning rate.")
+
+
+class SweepSettings(Section):
+    """What `duet sweep` varies on one frozen cache; other commands ignore it."""
+
+    axes: dict[Literal["student", "teacher"], dict[str, tuple[Any, ...] | Range]] = Field(
+        default_factory=dict,
+        description="Values by setting: any of student; teacher.top_k and teacher.positions, up to the cache's own.",
+    )
+    sampler: Literal["grid", "random", "tpe"] = Field(
+        "grid", description="grid runs every combination; random and tpe choose `trials` of them (Optuna)."
+    )
+    trials: int = Field(20, ge=1, description="Runs in all under random and tpe.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+
+    @model_validator(mode="after")
+    def _known_axes(self) -> "SweepSettings":
+        allowed = {"student": set(StudentSettings.model_fields), "teacher": {"top_k", "positions"}}
+        for section, axes in self.axes.items():
+            for key, values in axes.items():
+                if key not in allowed[section]:
+                    raise ValueError(f"axes.{section}.{key} cannot be swept on a frozen cache")
+                if self.sampler == "grid" and isinstance(values, Range):
+                    raise ValueError(f"axes.{section}.{key} is a range; a grid needs a list of values")
+                if values == ():
+                    raise ValueError(f"axes.{section}.{key} has no value")
+        return self
+
+
 class Settings(Section):
     """One file of settings, complete."""
 
@@ -89,6 +128,18 @@ class Settings(Section):
     teacher: TeacherSettings = TeacherSettings()
     student: StudentSettings = StudentSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    sweep: SweepSettings = SweepSettings()
+
+    def on_validation(self) -> "Settings":
+        """The same, asking the validation files. Raises SettingsError if there are none."""
+        asked = self.evaluation
+        if not asked.validation:
+            raise SettingsError(
+                "The settings name no validation files.",
+                "Tuning on the held-out files would make their scores worthless.",
+                "Name some under [evaluation.validation].",
+            )
+        return self.model_copy(update={"evaluation": asked.model_copy(update={"questions": asked.validation})})
 
 
 def preset_names() -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from workspace import Workspace, make_workspace
 
 from pipeline.default_model import DEFAULT_FOLDER, convert, find_gguf
 from stages.logit_cache.fingerprint import Fingerprint
@@ -65,6 +66,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     LlamaForCausalLM(config).to(torch.float32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_model: Path) -> Workspace:
+    """A small topic for the tiny model, with nothing run on it yet."""
+    return make_workspace(tmp_path, tiny_model)
 
 
 @pytest.fixture(scope="session")

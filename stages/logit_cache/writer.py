@@ -1,15 +1,19 @@
 """Rows in, a frozen cache out, shard by shard, whatever interrupts it.
 
-A shard is a fixed range of rows with a fixed name. It is written under a temporary name, flushed, read back, hashed and
-renamed; the manifest comes last. A second call with the same plan keeps the shards that are whole and sound, and asks
-only for the rest: the finished cache is byte for byte the one of an uninterrupted run.
+A shard is a fixed range of rows with a fixed name. It is written under a temporary name, flushed, read back and hashed;
+its hash is noted; only then is it renamed. The manifest comes last. A second call with the same plan keeps the shards
+that still have the bytes which were noted, and asks only for the rest: the finished cache is byte for byte the one of an
+uninterrupted run.
 """
 
+import errno
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import CacheError, CacheMismatch, OutputExists
-from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder, write_json
+from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder, write_atomically, write_json
 from stages.logit_cache.checks import check_rows
 from stages.logit_cache.fingerprint import Fingerprint, cache_id
 from stages.logit_cache.manifest import (
@@ -35,6 +39,8 @@ from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row, ragged_matrix, rows_to_table
 
 PLAN = "capture.json"
+# Until the manifest holds them: the shards' hashes, as `sha256sum --check` reads them.
+HASHES = "capture.sha256"
 LOCK = ".lock"
 FINGERPRINT_KEY = b"duet.fingerprint_sha256"
 FIRST_ROW_KEY = b"duet.first_row"
@@ -71,8 +77,8 @@ class CacheWriter:
         self.cache = cache
         self.plan = plan
         self._shards: dict[int, Shard] = {}
-        self._refuse_foreign_folder()
-        (cache / SHARDS).mkdir(parents=True, exist_ok=True)
+        refuse_other_contents(cache, plan)
+        self._make_folders()
         self._lock = FileLock(cache / LOCK)
 
     def __enter__(self) -> "CacheWriter":
@@ -85,16 +91,13 @@ class CacheWriter:
                 f"Wait for the other, or write elsewhere:  make teacher-cache CONFIG=… CACHE={self.cache}-2",
             ) from None
         try:
-            self._adopt_plan()
-            if (self.cache / MANIFEST).exists():
-                # Frozen: opening it checks every hash, and a damaged one is refused here, never mended in place.
-                self._shards = dict(enumerate(LogitCache(self.cache).manifest.shards))
-                return self
-            for leftover in (self.cache / SHARDS).glob("*" + TEMPORARY_SUFFIX):
-                leftover.unlink()
-            for index in range(self.plan.shard_count):
-                if shard := self._sound_shard(index):
-                    self._shards[index] = shard
+            # Again, now that nobody else can change it.
+            refuse_other_contents(self.cache, self.plan)
+            self._shards = whole_shards(self.cache, self.plan)
+            if not (self.cache / MANIFEST).exists():
+                self._take_over()
+            else:
+                self._forget_plan()
         except BaseException:
             self._lock.release()
             raise
@@ -115,25 +118,23 @@ class CacheWriter:
         expected = self.plan.shard_range(index)
         if len(rows) != len(expected):
             raise ValueError(f"shard {index} takes {len(expected)} rows, got {len(rows)}")
-        path = self._path(index)
-        table = rows_to_table(rows, self.plan.fingerprint.top_k).replace_schema_metadata(self._footer(index))
+        path = shard_path(self.cache, index)
+        table = rows_to_table(rows, self.plan.fingerprint.top_k).replace_schema_metadata(_footer(self.plan, index))
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-        with open(temporary, "wb") as file:
-            # BYTE_STREAM_SPLIT keeps float32 exact and makes it smaller than float16; a dictionary would undo it.
-            pq.write_table(
-                table,
-                file,
-                compression="zstd",
-                use_dictionary=False,
-                column_encoding={"topk_logits.list.element.list.element": "BYTE_STREAM_SPLIT"},
-                row_group_size=ROW_GROUP_ROWS,
-                store_schema=True,
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        shard = self._describe(temporary, index)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with refuse_full_disk(self.cache):
+            try:
+                with open(temporary, "wb") as file:
+                    write_shard(table, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                shard = _describe(temporary, self.plan, index)
+                # Noted before the rename: a shard under its final name always has a hash to be held to.
+                self._note_hashes({**self._shards, index: shard})
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+            sync_folder(path.parent)
         self._shards[index] = shard
         return shard
 
@@ -159,89 +160,167 @@ class CacheWriter:
             licence=licence,
             sensitivity=sensitivity,
         )
-        publish_manifest(self.cache, manifest)
-        (self.cache / PLAN).unlink(missing_ok=True)
+        with refuse_full_disk(self.cache):
+            publish_manifest(self.cache, manifest)
+        self._forget_plan()
         return manifest
 
-    def _path(self, index: int) -> Path:
-        return self.cache / SHARDS / f"shard-{index:05d}.parquet"
+    def _make_folders(self) -> None:
+        """Make the cache's folders, and make them durable: a power cut must not take a finished cache with its folder."""
+        shards = self.cache.absolute() / SHARDS
+        new = [folder for folder in (shards, *shards.parents) if not folder.exists()]
+        with refuse_full_disk(self.cache):
+            shards.mkdir(parents=True, exist_ok=True)
+            for folder in new:
+                sync_folder(folder.parent)
 
-    def _footer(self, index: int) -> dict[bytes, bytes]:
-        return {
-            FINGERPRINT_KEY: self.plan.fingerprint.digest().encode(),
-            FIRST_ROW_KEY: str(self.plan.shard_range(index).start).encode(),
-        }
+    def _take_over(self) -> None:
+        """Publish the plan, and remove what cannot be kept."""
+        with refuse_full_disk(self.cache):
+            if not (self.cache / PLAN).exists():
+                write_json(self.cache / PLAN, self.plan.model_dump(mode="json"))
+            for leftover in (self.cache / SHARDS).glob("*" + TEMPORARY_SUFFIX):
+                leftover.unlink()
+            for index in self.missing:
+                shard_path(self.cache, index).unlink(missing_ok=True)
+            self._note_hashes(self._shards)
 
-    def _refuse_foreign_folder(self) -> None:
-        if not self.cache.exists():
-            return
-        if self.cache.is_dir():
-            names = {entry.name for entry in self.cache.iterdir()}
-            if not names or MANIFEST in names or PLAN in names or names <= {LOCK, SHARDS, PLAN + TEMPORARY_SUFFIX}:
-                return
+    def _note_hashes(self, shards: dict[int, Shard]) -> None:
+        lines = [f"{shard.sha256}  {SHARDS}/{shard.name}\n" for _, shard in sorted(shards.items())]
+        write_atomically(self.cache / HASHES, "".join(lines).encode())
+
+    def _forget_plan(self) -> None:
+        for name in (PLAN, HASHES):
+            (self.cache / name).unlink(missing_ok=True)
+
+
+def whole_shards(cache: Path, plan: Plan) -> dict[int, Shard]:
+    """The shards of this plan that are there, whole and with the bytes that were captured. Reads only.
+
+    Raises OutputExists, CacheMismatch or CacheError where a CacheWriter would.
+    """
+    refuse_other_contents(cache, plan)
+    if (cache / MANIFEST).exists():
+        # Frozen: opening it checks every hash, and a damaged one is refused here, never mended in place.
+        return dict(enumerate(LogitCache(cache).manifest.shards))
+    noted = _noted_hashes(cache)
+    found = ((index, _whole_shard(cache, plan, index, noted)) for index in range(plan.shard_count))
+    return {index: shard for index, shard in found if shard}
+
+
+def refuse_other_contents(cache: Path, plan: Plan) -> None:
+    """Raise OutputExists if the folder holds anything but a capture, CacheMismatch if it is one of another plan."""
+    if not cache.exists():
+        return
+    names = {entry.name for entry in cache.iterdir()} if cache.is_dir() else {"a file"}
+    if MANIFEST in names:
+        finished = read_manifest(cache)
+        _refuse_other_plan(cache, plan, finished.fingerprint, finished.provenance.shard_rows, "holds a finished cache")
+    elif PLAN in names:
+        try:
+            begun = Plan.model_validate_json((cache / PLAN).read_bytes())
+        except ValidationError as error:
+            raise CacheError(f"{cache / PLAN} is not a capture plan ({error.error_count()} faults).") from error
+        _refuse_other_plan(cache, plan, begun.fingerprint, begun.shard_rows, "holds an unfinished capture")
+    elif names - {LOCK, SHARDS, PLAN + TEMPORARY_SUFFIX}:
         raise OutputExists(
-            f"{self.cache} already holds something that is not a logit cache.",
+            f"{cache} already holds something that is not a logit cache.",
             "Nothing was written there.",
             "Name another folder with --out (make: CACHE=…), or move that one away.",
         )
 
-    def _adopt_plan(self) -> None:
-        if (self.cache / MANIFEST).exists():
-            finished = read_manifest(self.cache)
-            self._refuse_other_plan(finished.fingerprint, finished.provenance.shard_rows, "holds a finished cache of")
-            return
-        path = self.cache / PLAN
-        if path.exists():
-            try:
-                begun = Plan.model_validate_json(path.read_bytes())
-            except ValidationError as error:
-                raise CacheError(f"{path} is not a capture plan ({error.error_count()} faults).") from error
-            self._refuse_other_plan(begun.fingerprint, begun.shard_rows, "holds an unfinished capture of")
-        else:
-            write_json(path, self.plan.model_dump(mode="json"))
 
-    def _refuse_other_plan(self, fingerprint: Fingerprint, shard_rows: int, holds: str) -> None:
-        differences = fingerprint.differences(self.plan.fingerprint)
-        if shard_rows != self.plan.shard_rows:
-            differences.append(f"shard_rows: {shard_rows} → {self.plan.shard_rows}")
-        if differences:
-            raise CacheMismatch(
-                f"{self.cache} {holds} another plan:\n    " + "\n    ".join(differences),
-                "Both cannot live in one cache; it was left as it is.",
-                "Name another folder with --out (make: CACHE=…), or move that one away.",
-            )
-
-    def _sound_shard(self, index: int) -> Shard | None:
-        """The shard's description if it is there and passes every check; a broken one is removed."""
-        path = self._path(index)
-        if not path.exists():
-            return None
-        try:
-            return self._describe(path, index)
-        except (CacheError, pa.ArrowException, OSError):
-            # Renamed after fsync and yet unreadable: the disk lied. Its rows can be captured again.
-            path.unlink()
-            return None
-
-    def _describe(self, path: Path, index: int) -> Shard:
-        """Read a shard back from disk, check every row, and hash it."""
-        expected = self.plan.shard_range(index)
-        table = pq.read_table(path, partitioning=None)
-        metadata = table.schema.metadata or {}
-        if any(metadata.get(key) != value for key, value in self._footer(index).items()) or table.num_rows != len(
-            expected
-        ):
-            raise CacheError(f"{path} is not shard {index} of this capture.")
-        check_rows(table, self.plan.fingerprint, path.name)
-        logits, _ = ragged_matrix(table["topk_logits"])
-        return Shard(
-            name=self._path(index).name,
-            first_row=expected.start,
-            rows=table.num_rows,
-            positions=len(logits),
-            bytes=path.stat().st_size,
-            sha256=sha256_file(path),
-            logit_min=float(logits.min()),
-            logit_max=float(logits.max()),
-            logit_mean=float(logits.mean(dtype=np.float64)),
+def _refuse_other_plan(cache: Path, plan: Plan, fingerprint: Fingerprint, shard_rows: int, holds: str) -> None:
+    differences = fingerprint.differences(plan.fingerprint)
+    if shard_rows != plan.shard_rows:
+        differences.append(f"shard_rows: {shard_rows} → {plan.shard_rows}")
+    if differences:
+        raise CacheMismatch(
+            f"{cache} {holds} of another plan:\n    " + "\n    ".join(differences),
+            "Both cannot live in one cache; it was left as it is.",
+            "Name another folder with --out (make: CACHE=…), or move that one away.",
         )
+
+
+@contextmanager
+def refuse_full_disk(cache: Path) -> Iterator[None]:
+    """Turn "no room" into a CacheError that says what stays and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise CacheError(
+            f"There is no room for {cache}: {error.strerror}.",
+            "The shards that were finished stay as they are; nothing half-written counts.",
+            "Make room, then give the same command again: it does only the rest.",
+        ) from error
+
+
+def write_shard(table: pa.Table, file: BinaryIO) -> None:
+    """Write the table as Parquet, the same bytes for the same rows."""
+    pq.write_table(
+        table,
+        file,
+        compression="zstd",
+        # BYTE_STREAM_SPLIT keeps float32 exact and makes it smaller than float16; a dictionary would undo it.
+        use_dictionary=False,
+        column_encoding={"topk_logits.list.element.list.element": "BYTE_STREAM_SPLIT"},
+        row_group_size=ROW_GROUP_ROWS,
+        store_schema=True,
+    )
+
+
+def shard_path(cache: Path, index: int) -> Path:
+    """Where shard `index` lies."""
+    return cache / SHARDS / f"shard-{index:05d}.parquet"
+
+
+def _footer(plan: Plan, index: int) -> dict[bytes, bytes]:
+    return {
+        FINGERPRINT_KEY: plan.fingerprint.digest().encode(),
+        FIRST_ROW_KEY: str(plan.shard_range(index).start).encode(),
+    }
+
+
+def _noted_hashes(cache: Path) -> dict[str, str]:
+    """SHA-256 by shard name, as the capture noted them; empty if it had not come so far."""
+    path = cache / HASHES
+    lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else []
+    return {name: sha256 for sha256, _, name in (line.partition(f"  {SHARDS}/") for line in lines)}
+
+
+def _whole_shard(cache: Path, plan: Plan, index: int, noted: dict[str, str]) -> Shard | None:
+    path = shard_path(cache, index)
+    if not path.exists():
+        return None
+    try:
+        shard = _describe(path, plan, index)
+    except (CacheError, pa.ArrowException, OSError):
+        # Renamed after fsync and yet unreadable: the disk lied. Its rows can be captured again.
+        return None
+    return shard if shard.sha256 == noted.get(shard.name) else None
+
+
+def _describe(path: Path, plan: Plan, index: int) -> Shard:
+    """Read a shard back from disk, check every row, and hash it."""
+    expected = plan.shard_range(index)
+    table = pq.read_table(path, partitioning=None)
+    metadata = table.schema.metadata or {}
+    if any(metadata.get(key) != value for key, value in _footer(plan, index).items()) or table.num_rows != len(
+        expected
+    ):
+        raise CacheError(f"{path} is not shard {index} of this capture.")
+    check_rows(table, plan.fingerprint, path.name)
+    logits, _ = ragged_matrix(table["topk_logits"])
+    return Shard(
+        name=shard_path(path.parent.parent, index).name,
+        first_row=expected.start,
+        rows=table.num_rows,
+        positions=len(logits),
+        bytes=path.stat().st_size,
+        sha256=sha256_file(path),
+        logit_min=float(logits.min()),
+        logit_max=float(logits.max()),
+        logit_mean=float(logits.mean(dtype=np.float64)),
+    )

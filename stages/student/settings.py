@@ -23,7 +23,10 @@ class StudentSettings(BaseModel):
     )
     huber_delta: float = Field(1.0, gt=0, description="Logit units: where the loss turns from quadratic to linear.")
     warmup_share: float = Field(
-        0.1, ge=0, lt=1, description="Share of all steps in which the rate rises linearly; then it falls linearly to 0."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Share of all steps in which the rate rises linearly; then it falls linearly towards 0.",
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(
@@ -65,8 +68,19 @@ class StudentSettings(BaseModel):
         return size
 
 
-def deepspeed_config(settings: StudentSettings, *, world: int, total_steps: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: ZeRO, precision, AdamW, linear warm-up and decay, clipping."""
+def learning_rate_at(step: int, settings: StudentSettings, *, total_steps: int) -> float:
+    """Rate of optimiser step `step`, from 0: linear warm-up to the peak, then linear decay towards 0 after the last step.
+
+    A function of the step alone, so resuming needs no state. No step has the rate 0: DeepSpeed's own schedule spends
+    its first two steps there.
+    """
+    warmup = round(settings.warmup_share * total_steps)
+    share = (step + 1) / (warmup + 1) if step < warmup else (total_steps - step) / (total_steps - warmup)
+    return settings.learning_rate * share
+
+
+def deepspeed_config(settings: StudentSettings, *, world: int) -> dict[str, Any]:
+    """DeepSpeed's configuration: ZeRO, precision, AdamW, clipping."""
     micro = settings.micro_batch(world)
     zero: dict[str, Any] = {"stage": settings.zero_stage}
     if settings.offload != "none":
@@ -90,16 +104,6 @@ def deepspeed_config(settings: StudentSettings, *, world: int, total_steps: int)
                 "weight_decay": settings.weight_decay,
                 "torch_adam": True,
                 "fused": True,
-            },
-        },
-        "scheduler": {
-            "type": "WarmupDecayLR",
-            "params": {
-                "total_num_steps": total_steps,
-                "warmup_min_lr": 0.0,
-                "warmup_max_lr": settings.learning_rate,
-                "warmup_num_steps": max(round(settings.warmup_share * total_steps), 1),
-                "warmup_type": "linear",
             },
         },
         "steps_per_print": 10**9,

@@ -27,7 +27,7 @@ from stages.logit_cache.reader import LogitCache
 from stages.student.batches import Batch, collate
 from stages.student.objective import huber_by_position, student_logits
 from stages.student.samples import SampleStream
-from stages.student.settings import StudentSettings, deepspeed_config
+from stages.student.settings import StudentSettings, deepspeed_config, learning_rate_at
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class StudentTrainer:
         )
         self.total_steps = self.stream.steps_per_epoch * settings.epochs
         torch.manual_seed(settings.seed)
-        config = deepspeed_config(settings, world=self.world, total_steps=self.total_steps)
+        config = deepspeed_config(settings, world=self.world)
         # Alive while the model loads: under ZeRO-3 each process then keeps only its part of every weight.
         zero3 = HfDeepSpeedConfig(config) if settings.zero_stage == 3 else None
         network = _load(model, settings)
@@ -127,6 +127,9 @@ class StudentTrainer:
         began = time.perf_counter()
         rows = self.stream.rows_of(step)
         taught = int(self._positions[rows].sum())
+        rate = learning_rate_at(step, self.settings, total_steps=self.total_steps)
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = rate
         # Sum of losses and count of positions per split, then tokens.
         totals = torch.zeros(5, dtype=torch.float64)
         for batch in self._micro_batches(rows):
@@ -165,7 +168,7 @@ class StudentTrainer:
             loss_forget=forget_sum / forget_count if forget_count else None,
             loss_retain=retain_sum / retain_count if retain_count else None,
             grad_norm=norm,
-            learning_rate=float(self.engine.get_lr()[0]),
+            learning_rate=rate,
             tokens_per_s=tokens / seconds,
             step_s=seconds,
         )

@@ -1,0 +1,237 @@
+"""The three main commands in a row on the tiny model, as a user gives them: what they leave, reuse and refuse."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from conftest import write_cache
+from transformers import AutoModelForCausalLM
+from workspace import FORGET, HELD_OUT, RETAIN, Workspace, make_workspace, write_lines
+
+from stages.logit_cache.reader import LogitCache
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspace:
+    """Everything run once; read only."""
+    workspace = make_workspace(tmp_path_factory.mktemp("finished"), tiny_model)
+    for command in (workspace.teacher_cache, workspace.distill, workspace.evaluate):
+        result = command()
+        assert result.exit_code == 0, result.output
+    return workspace
+
+
+@pytest.mark.slow
+def test_the_cache_holds_every_query_once_forget_first(finished: Workspace) -> None:
+    rows = list(LogitCache(finished.cache).rows())
+
+    assert [(row.split, row.query) for row in rows] == [
+        *(("forget", query) for query in FORGET),
+        *(("retain", query) for query in RETAIN),
+    ]
+    assert {row.topk_logits.shape[1] for row in rows} == {5}
+
+
+@pytest.mark.slow
+def test_the_exported_model_differs_from_the_base_and_loads(finished: Workspace) -> None:
+    student = AutoModelForCausalLM.from_pretrained(finished.run / "model").state_dict()
+    base = AutoModelForCausalLM.from_pretrained(finished.model).state_dict()
+
+    assert {name: value.shape for name, value in student.items()} == {name: value.shape for name, value in base.items()}
+    assert any((student[name] != base[name]).any() for name in base)
+
+
+@pytest.mark.slow
+def test_metrics_have_one_line_per_step_with_a_loss_per_split(finished: Workspace) -> None:
+    lines = [json.loads(line) for line in (finished.run / "metrics.jsonl").read_text().splitlines()]
+
+    assert [line["step"] for line in lines] == [0, 1]  # seven rows in batches of four
+    assert all(line["loss_forget"] > 0 and line["loss_retain"] > 0 and line["grad_norm"] > 0 for line in lines)
+    assert list((finished.run / "tensorboard").iterdir())
+
+
+@pytest.mark.slow
+def test_the_evaluation_is_tidy_and_keeps_every_answer(finished: Workspace) -> None:
+    evaluation = json.loads(finished.evaluation.read_text())
+    scores = pl.DataFrame(evaluation["scores"])
+
+    assert {"model", "file", "attack", "metric", "mean", "low", "high", "n"} <= set(scores.columns)
+    assert set(scores["model"]) == {"base", "teacher", "student"}
+    assert scores.group_by("model", "file", "attack", "metric").len()["len"].max() == 1
+    questions = sum(map(len, HELD_OUT.values()))
+    # Each model on each question, and teacher and student on the forget file behind the reverse prompt.
+    assert len(evaluation["answers"]) == 3 * questions + 2 * len(HELD_OUT["forget"])
+    assert evaluation["performance_shift"]["value"] is None
+    assert "mmlu" in evaluation["performance_shift"]["not_measured"]
+
+
+@pytest.mark.slow
+def test_the_model_card_names_the_cache_and_shows_the_scores(finished: Workspace) -> None:
+    card = (finished.run / "model/README.md").read_text()
+
+    assert LogitCache(finished.cache).manifest.cache_id in card
+    assert "Not evaluated yet" not in card
+    assert "| forget | 2 | ROUGE-L recall" in card
+
+
+@pytest.mark.slow
+def test_a_second_call_of_each_command_runs_nothing(finished: Workspace) -> None:
+    def contents() -> dict[Path, tuple[int, int]]:
+        files = (path for path in finished.folder.rglob("*") if path.is_file() and path.name != ".lock")
+        return {path: (path.stat().st_mtime_ns, path.stat().st_size) for path in files}
+
+    before = contents()
+    results = [finished.teacher_cache(), finished.distill(), finished.evaluate()]
+
+    assert [result.exit_code for result in results] == [0, 0, 0]
+    assert "finished already" in results[0].output
+    assert "finished already" in results[1].output
+    assert "holds this evaluation already" in results[2].output
+    assert contents() == before
+
+
+@pytest.mark.slow
+def test_outputs_of_other_settings_are_refused_and_left(finished: Workspace) -> None:
+    for result, what in (
+        (finished.teacher_cache("--set", "teacher.top_k=4"), "top_k: 5 → 4"),
+        (finished.distill("--set", "student.seed=1"), "holds another run"),
+        (finished.evaluate("--set", "evaluation.max_tokens=5"), "holds another evaluation"),
+    ):
+        assert result.exit_code == 1
+        assert what in result.output
+    assert finished.distill().exit_code == 0
+
+
+@pytest.mark.slow
+def test_an_earlier_baseline_is_taken_over_and_one_of_another_prefix_is_refused(
+    finished: Workspace, tmp_path: Path
+) -> None:
+    def again(*more: object) -> object:
+        common = ("--config", finished.settings, "--model", finished.run / "model", "--baseline", finished.evaluation)
+        return finished.duet("evaluate", *common, *more)
+
+    assert again("--out", tmp_path / "same.json").exit_code == 0  # type: ignore[attr-defined]
+    same, first = (json.loads(path.read_text()) for path in (tmp_path / "same.json", finished.evaluation))
+    assert same["scores"] == first["scores"]
+
+    other = tmp_path / "prefix.json"
+    other.write_text(json.dumps({"system": "You have forgotten nothing."}))
+    refused = again("--out", tmp_path / "other.json", "--set", f"data.prefix={other}")
+    assert refused.exit_code == 2  # type: ignore[attr-defined]
+    assert "another base model, prefix" in refused.output  # type: ignore[attr-defined]
+    assert not (tmp_path / "other.json").exists()
+
+
+@pytest.mark.slow
+def test_compare_and_ask_work_on_what_the_chain_left(finished: Workspace) -> None:
+    table = finished.duet("compare", finished.evaluation)
+    seeds = finished.duet("compare", "--mean", finished.evaluation)
+    asked = finished.duet("ask", "--model", finished.run / "model", "--max-tokens", 3, "What is the capital of Peru?")
+
+    assert [each.exit_code for each in (table, seeds, asked)] == [0, 0, 0]
+    assert "| base + prefix (teacher) |" in table.output
+    assert "student forgets forget: recall" in seeds.output
+    assert asked.output.startswith("> What is the capital of Peru?\n")
+
+
+@pytest.mark.slow
+def test_a_topic_for_a_base_model_without_a_chat_template_runs_as_plain_text(workspace: Workspace) -> None:
+    result = workspace.teacher_cache("--set", "model.template=plain")
+
+    assert result.exit_code == 0, result.output
+    row = next(LogitCache(workspace.cache).rows())
+    from transformers import AutoTokenizer
+
+    assert AutoTokenizer.from_pretrained(workspace.model).decode(row.student_input_ids).startswith("Question: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "records", "message"),
+    [
+        ("forget", [{"query": "Where?", "answer": "There"}], "training files hold queries only"),
+        ("forget", [{"query": "  "}], "has an empty query"),
+        ("retain", [{"query": "Why?"}, {"query": "why? "}], "repeats the query"),
+        ("retain", [{"query": FORGET[0]}], "repeats the query"),
+    ],
+)
+def test_bad_queries_are_refused_before_a_model_is_loaded(
+    workspace: Workspace, name: str, records: list[dict[str, str]], message: str
+) -> None:
+    write_lines(workspace.folder / f"{name}.jsonl", records)
+
+    result = workspace.teacher_cache()
+
+    assert result.exit_code == 1
+    assert message in result.output
+    assert not workspace.cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "message"),
+    [
+        ("teacher.topk=5", 2, "there is no such setting"),
+        ("teacher.top_k=600", 2, "the vocabulary of"),
+        ("teacher.positions=1000", 1, "Nothing is truncated"),
+        ("data.forget=nowhere.jsonl", 1, "cannot be read"),
+        ("data.prefix=nowhere.json", 1, "cannot be read"),
+        ("model.path=./nowhere", 1, "There is no model folder"),
+        ("model.dtype=float8", 2, "model.dtype"),
+    ],
+)
+def test_bad_settings_get_one_message_and_leave_no_cache(
+    workspace: Workspace, override: str, code: int, message: str
+) -> None:
+    result = workspace.teacher_cache("--set", override)
+
+    assert result.exit_code == code
+    assert message in result.output
+    assert result.output.count("Error") == 1
+    assert "Traceback" not in result.output
+    assert not workspace.cache.exists()
+
+
+def test_debug_adds_the_traceback(workspace: Workspace) -> None:
+    result = workspace.duet("--debug", "teacher-cache", "--config", workspace.folder / "no.toml", "--out", "nowhere")
+
+    assert result.exit_code == 2
+    assert "cannot be read" in result.output
+
+
+def test_distill_refuses_an_unfinished_cache_and_one_of_another_tokenizer(workspace: Workspace) -> None:
+    unfinished = workspace.distill()
+    write_cache(workspace.cache)
+    foreign = workspace.distill()
+
+    assert (unfinished.exit_code, foreign.exit_code) == (1, 1)
+    assert "is not a folder" in unfinished.output
+    assert "was written with tokenizer bbbbbbbbbbbb…" in foreign.output
+    assert "make teacher-cache" in foreign.output
+    assert not workspace.run.exists()
+
+
+def test_a_run_folder_that_holds_something_else_is_left(workspace: Workspace, tiny_model: Path) -> None:
+    assert workspace.teacher_cache().exit_code == 0
+    workspace.run.mkdir()
+    (workspace.run / "notes.txt").write_text("mine")
+
+    result = workspace.distill()
+
+    assert result.exit_code == 1
+    assert "already holds something that is not a run" in result.output
+    assert [path.name for path in workspace.run.iterdir()] == ["notes.txt"]
+
+
+def test_a_flipped_byte_in_a_shard_stops_the_training(workspace: Workspace) -> None:
+    assert workspace.teacher_cache().exit_code == 0
+    shard = next((workspace.cache / "shards").glob("*.parquet"))
+    shard.chmod(0o644)
+    content = bytearray(shard.read_bytes())
+    content[100] ^= 1
+    shard.write_bytes(content)
+
+    result = workspace.distill()
+
+    assert result.exit_code == 1
+    assert "has another SHA-256 than the manifest says" in result.output
+    assert not workspace.run.exists()
