@@ -52,7 +52,7 @@ class SampleStream:
             places = np.arange(step * count, (step + 1) * count)
             orders = {turn: _order(self._seed, number, int(turn), len(rows)) for turn in set(places // len(rows))}
             parts.append(np.array([rows[orders[place // len(rows)][place % len(rows)]] for place in places]))
-        # Interleaved by their relative place, so that every rank's slice of the batch has its share of both.
+        # Interleaved by their relative place, so that every contiguous slice, a process's or a micro-batch's, has its share.
         rank = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
         batch: np.ndarray = np.concatenate(parts)[np.argsort(rank, kind="stable")]
         return batch

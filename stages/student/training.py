@@ -181,7 +181,8 @@ class StudentTrainer:
     def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
         """This process's part of the global batch, cut into micro-batches."""
         size = self.settings.micro_batch(self.world)
-        own = rows[self.rank :: self.world]
+        share = len(rows) // self.world
+        own = rows[self.rank * share : (self.rank + 1) * share]
         for start in range(0, len(own), size):
             chosen = [self.cache.row(int(row)) for row in own[start : start + size]]
             yield collate(chosen, pad_id=self.pad_id).to(self.engine.device)

@@ -1,0 +1,73 @@
+"""The sample stream: a function of seed and step, whatever the machine."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.errors import TrainingError
+from stages.student.samples import SampleStream
+
+
+def splits(forget: int, retain: int) -> np.ndarray:
+    return np.array([True] * forget + [False] * retain)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(0, 5), st.data())
+def test_every_row_of_a_split_comes_once_before_any_comes_again(
+    forget: int, retain: int, seed: int, data: st.DataObject
+) -> None:
+    batch = data.draw(st.integers(2, max(forget + retain, 2)))
+    stream = SampleStream(splits(forget, retain), batch_rows=batch, seed=seed)
+
+    drawn = np.concatenate([stream.rows_of(step) for step in range(3 * stream.steps_per_epoch)])
+
+    for rows in (drawn[drawn < forget], drawn[drawn >= forget]):
+        count = forget if rows[0] < forget else retain
+        for start in range(0, len(rows) - count + 1, count):
+            assert len(set(rows[start : start + count])) == count
+
+
+def test_a_batch_depends_on_seed_and_step_alone() -> None:
+    one, other = (SampleStream(splits(10, 22), batch_rows=8, seed=3) for _ in range(2))
+    for step in (7, 0, 5):
+        other.rows_of(step)
+
+    assert all((one.rows_of(step) == other.rows_of(step)).all() for step in range(12))
+    again = SampleStream(splits(10, 22), batch_rows=8, seed=4)
+    assert any((one.rows_of(step) != again.rows_of(step)).any() for step in range(4))
+
+
+@pytest.mark.parametrize(("share", "expected"), [(None, 5), (0.5, 8), (0.01, 1), (0.99, 15)])
+def test_the_ratio_is_the_same_in_every_batch(share: float | None, expected: int) -> None:
+    # The cache's own share is 30 of 96, so 5 of 16.
+    stream = SampleStream(splits(30, 66), batch_rows=16, seed=0, forget_share=share)
+
+    assert {int((stream.rows_of(step) < 30).sum()) for step in range(40)} == {expected}
+
+
+@pytest.mark.parametrize("world", [1, 2, 4, 8])
+def test_every_contiguous_slice_has_its_share_of_both_splits(world: int) -> None:
+    stream = SampleStream(splits(32, 32), batch_rows=16, seed=0, forget_share=0.5)
+
+    for step in range(8):
+        parts = stream.rows_of(step).reshape(world, -1)
+        assert [int((part < 32).sum()) for part in parts] == [8 // world] * world
+
+
+def test_steps_per_epoch_counts_a_started_batch() -> None:
+    assert SampleStream(splits(5, 12), batch_rows=4, seed=0).steps_per_epoch == 5
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "batch", "message"),
+    [
+        (0, 5, 2, "no forget rows"),
+        (5, 0, 2, "no retain rows"),
+        (5, 5, 11, "A batch has 11 rows, the cache 10"),
+        (5, 5, 1, "A batch has 1 rows"),
+    ],
+)
+def test_a_batch_that_cannot_hold_both_splits_is_refused(forget: int, retain: int, batch: int, message: str) -> None:
+    with pytest.raises(TrainingError, match=message):
+        SampleStream(splits(forget, retain), batch_rows=batch, seed=0)
