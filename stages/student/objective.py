@@ -34,11 +34,15 @@ def huber_by_position(student_BTK: torch.Tensor, teacher_BTK: torch.Tensor, *, d
 def topk_huber(
     student_BTK: torch.Tensor, teacher_BTK: torch.Tensor, taught_BT: torch.Tensor, *, delta: float
 ) -> torch.Tensor:
-    """The objective of one batch, a scalar: `huber_by_position`, averaged over the positions at which the teacher spoke.
+    """The objective of each row: `huber_by_position`, averaged over the positions at which the teacher spoke: [B].
 
-    taught_BT: bool. Raises CacheMismatch if it is all False: a mean over nothing is not zero loss.
+    A batch's loss is the mean of its rows, so a long answer counts as much as a short one; with one position it is
+    the paper's loss. taught_BT: bool.
+    Raises CacheMismatch if a row has no such position: a mean over nothing is not zero loss.
     Source: DUET (ICLR 2026), eq. 3.
     """
-    if not taught_BT.any():
-        raise CacheMismatch("A batch has no supervised position.", "Its rows teach nothing, so nothing was trained.")
-    return huber_by_position(student_BTK, teacher_BTK, delta=delta)[taught_BT].mean()
+    taught_B = taught_BT.sum(dim=-1)
+    if not taught_B.all():
+        raise CacheMismatch("A row has no supervised position.", "It teaches nothing, so nothing was trained.")
+    loss_BT = huber_by_position(student_BTK, teacher_BTK, delta=delta)
+    return loss_BT.masked_fill(~taught_BT, 0.0).sum(dim=-1) / taught_B

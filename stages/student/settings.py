@@ -21,6 +21,14 @@ class StudentSettings(BaseModel):
     forget_share: float | None = Field(
         None, gt=0, lt=1, description="Share of forget rows per batch; default: the cache's."
     )
+    forget_positions: int | None = Field(
+        None, ge=1, description="Positions of each forget row that are supervised, from the first; default: all cached."
+    )
+    retain_positions: int | None = Field(
+        None,
+        ge=1,
+        description="The same for retain rows: more of them hold a kept answer in place beyond its first token.",
+    )
     huber_delta: float = Field(1.0, gt=0, description="Logit units: where the loss turns from quadratic to linear.")
     warmup_share: float = Field(
         0.1,

@@ -24,15 +24,15 @@ from transformers.integrations import HfDeepSpeedConfig
 from stages.errors import ModelError, TrainingError
 from stages.language_model.hardware import core_count, cuda_is_available
 from stages.logit_cache.reader import LogitCache
-from stages.student.batches import Batch, collate
-from stages.student.objective import huber_by_position, student_logits
+from stages.student.batches import Batch, collate, first_positions
+from stages.student.objective import student_logits, topk_huber
 from stages.student.samples import SampleStream
 from stages.student.settings import StudentSettings, deepspeed_config, learning_rate_at
 
 
 @dataclass(frozen=True)
 class StepMetrics:
-    """One optimiser step. Losses are means over supervised positions of all processes; grad_norm is before clipping."""
+    """One optimiser step. Losses are means over the rows of all processes; grad_norm is before clipping."""
 
     step: int
     epoch: float
@@ -56,7 +56,8 @@ class StudentTrainer:
         self.cache = cache
         start_process_group()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        forget, self._positions = cache.outline()
+        forget, _ = cache.outline()
+        self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
         self.stream = SampleStream(
             forget, batch_rows=settings.batch_rows, seed=settings.seed, forget_share=settings.forget_share
         )
@@ -126,25 +127,22 @@ class StudentTrainer:
     def _step(self, step: int) -> StepMetrics:
         began = time.perf_counter()
         rows = self.stream.rows_of(step)
-        taught = int(self._positions[rows].sum())
         rate = learning_rate_at(step, self.settings, total_steps=self.total_steps)
         for group in self.engine.optimizer.param_groups:
             group["lr"] = rate
-        # Sum of losses and count of positions per split, then tokens.
+        # Sum of losses and count of rows per split, then tokens.
         totals = torch.zeros(5, dtype=torch.float64)
         for batch in self._micro_batches(rows):
             student_BTK = student_logits(self.engine, batch)
-            loss_BT = huber_by_position(student_BTK, batch.teacher_BTK, delta=self.settings.huber_delta)
-            loss_BT = loss_BT.masked_fill(~batch.taught_BT, 0.0)
-            if not torch.isfinite(loss_BT).all():
-                self._refuse_loss(step, batch, loss_BT)
-            # DeepSpeed averages over processes and micro-batches; the paper's mean is over positions. Undo the one, do
-            # the other, and the gradient does not depend on how the batch was cut.
-            parts = self.world * self.engine.gradient_accumulation_steps()
-            self.engine.backward(loss_BT.sum() * (parts / taught))
+            loss_B = topk_huber(student_BTK, batch.teacher_BTK, batch.taught_BT, delta=self.settings.huber_delta)
+            if not torch.isfinite(loss_B).all():
+                self._refuse_loss(step, batch, loss_B)
+            # Every micro-batch has as many rows, so DeepSpeed's mean over processes and micro-batches is the mean over
+            # the rows of the batch, and the gradient does not depend on how the batch was cut.
+            self.engine.backward(loss_B.mean())
             for place, chosen in ((0, batch.forget_B), (2, ~batch.forget_B)):
-                totals[place] += loss_BT.detach()[chosen].sum().double().cpu()
-                totals[place + 1] += batch.taught_BT[chosen].sum().cpu()
+                totals[place] += loss_B.detach()[chosen].sum().double().cpu()
+                totals[place + 1] += chosen.sum().cpu()
             totals[4] += batch.mask_BL.sum().cpu()
             # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
             norm = self._plain_norm() if self.settings.zero_stage == 0 else None
@@ -164,7 +162,7 @@ class StudentTrainer:
         return StepMetrics(
             step=step,
             epoch=(step + 1) / self.stream.steps_per_epoch,
-            loss=(forget_sum + retain_sum) / taught,
+            loss=(forget_sum + retain_sum) / len(rows),
             loss_forget=forget_sum / forget_count if forget_count else None,
             loss_retain=retain_sum / retain_count if retain_count else None,
             grad_norm=norm,
@@ -184,11 +182,12 @@ class StudentTrainer:
         share = len(rows) // self.world
         own = rows[self.rank * share : (self.rank + 1) * share]
         for start in range(0, len(own), size):
-            chosen = [self.cache.row(int(row)) for row in own[start : start + size]]
+            read = [self.cache.row(int(row)) for row in own[start : start + size]]
+            chosen = [first_positions(row, self._kept_positions[row.split]) for row in read]
             yield collate(chosen, pad_id=self.pad_id).to(self.engine.device)
 
-    def _refuse_loss(self, step: int, batch: Batch, loss_BT: torch.Tensor) -> None:
-        bad = (~torch.isfinite(loss_BT)).any(dim=1).tolist()
+    def _refuse_loss(self, step: int, batch: Batch, loss_B: torch.Tensor) -> None:
+        bad = (~torch.isfinite(loss_B)).tolist()
         names = [name for name, is_bad in zip(batch.example_ids, bad, strict=True) if is_bad]
         raise TrainingError(
             f"The loss is not finite at step {step}, on example {names[0]} ({len(names)} rows of its micro-batch).",
