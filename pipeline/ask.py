@@ -14,8 +14,10 @@ from stages.language_model.prompts import Prompter, load_prefix
 @click.argument("questions", nargs=-1)
 @click.option("--model", required=True, help="A model folder or hub name.")
 @click.option("--prefix", type=click.Path(path_type=Path), help="Ask behind this unlearning prefix.")
-@click.option("--template", type=click.Choice(["chat", "plain"]), default="chat", show_default=True)
-@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(min=1))
+@click.option(
+    "--template", type=click.Choice(["chat", "plain"]), default="chat", show_default=True, help="How a question is put."
+)
+@click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(min=1), help="Longest answer.")
 def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: str, max_tokens: int) -> None:
     """Ask a model QUESTIONS; without any, they are read line by line.
 
