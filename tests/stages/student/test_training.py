@@ -1,0 +1,160 @@
+"""The DeepSpeed loop against a plain PyTorch loop, for every ZeRO stage and number of processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+from workspace import Workspace, make_workspace
+
+from pipeline.settings import load_settings
+from stages.logit_cache.reader import LogitCache
+from stages.student.samples import SampleStream
+from stages.student.settings import StudentSettings, learning_rate_at
+
+pytestmark = pytest.mark.slow
+EPOCHS = 2
+# Clipping must bite, or it is not tested.
+SETTINGS = (f"student.epochs={EPOCHS}", "student.max_grad_norm=5.0", "student.forget_positions=1")
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspace:
+    """A cache of the tiny topic; runs go beside it."""
+    workspace = make_workspace(tmp_path_factory.mktemp("captured"), tiny_model)
+    result = workspace.teacher_cache()
+    assert result.exit_code == 0, result.output
+    return workspace
+
+
+def distill(workspace: Workspace, run: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    """`duet distill` in processes of its own."""
+    options = [part for value in settings for part in ("--set", value)]
+    command = ["distill", "--config", str(workspace.settings), "--cache", str(workspace.cache), "--out", str(run)]
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline", *command, *options],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def plain(captured: Workspace) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and final weights of the same training in plain PyTorch: one row at a time, no padding, no gathering."""
+    settings = load_settings(str(captured.settings), SETTINGS).student
+    rows = list(LogitCache(captured.cache).rows())
+    stream = SampleStream(np.array([row.split == "forget" for row in rows]), batch_rows=4, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(captured.model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
+    total = stream.steps_per_epoch * EPOCHS
+    losses = []
+    for step in range(total):
+        optimizer.zero_grad()
+        loss = torch.zeros(())
+        for index in stream.rows_of(step):
+            row = rows[index]
+            taught = 1 if row.split == "forget" else len(row.response_ids)
+            ids = torch.from_numpy(np.concatenate([row.student_input_ids, row.response_ids]).astype(np.int64))
+            logits_LV = model(input_ids=ids[None]).logits[0]
+            parts = []
+            for place in range(taught):
+                own = logits_LV[int(row.student_positions[place])][
+                    torch.from_numpy(row.topk_ids[place].astype(np.int64))
+                ]
+                gap = (own - torch.from_numpy(row.topk_logits[place])).abs()
+                parts.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).sum())
+            loss = loss + torch.stack(parts).mean() / 4
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(step, settings, total_steps=total)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, {name: value.detach() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "processes", "micro_batch_rows"), [(0, 1, 4), (0, 1, 1), (1, 2, 2), (2, 2, 1), (3, 1, 4), (3, 2, 2)]
+)
+def test_losses_and_weights_are_those_of_a_plain_loop(
+    captured: Workspace,
+    plain: tuple[list[float], dict[str, torch.Tensor]],
+    tmp_path: Path,
+    zero_stage: int,
+    processes: int,
+    micro_batch_rows: int,
+) -> None:
+    cut = (f"student.processes={processes}", f"student.micro_batch_rows={micro_batch_rows}")
+    result = distill(captured, tmp_path / "run", *SETTINGS, *cut, f"student.zero_stage={zero_stage}")
+    assert result.returncode == 0, result.stderr
+
+    losses, weights = plain
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == pytest.approx(losses, rel=1e-4)
+    assert all(line["grad_norm"] > 5 for line in lines)
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model").state_dict()
+    assert found.keys() == weights.keys()
+    for name, value in weights.items():
+        assert found[name].dtype == value.dtype
+        torch.testing.assert_close(found[name], value, atol=5e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+    moved = AutoModelForCausalLM.from_pretrained(captured.model).state_dict()
+    assert max((moved[name] - value).abs().max().item() for name, value in weights.items()) > 1e-3
+
+
+def test_a_broken_weight_stops_the_run_with_step_and_example_and_exports_nothing(
+    captured: Workspace, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in captured.model.iterdir():
+        (broken / file.name).write_bytes(file.read_bytes())
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+
+    result = distill(captured, tmp_path / "run", f"model.path={broken}")
+
+    assert result.returncode == 1
+    assert "The loss is not finite at step 0, on example" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run/model").exists()
+    assert not (tmp_path / "run/run.json").exists()
+
+
+def test_a_batch_that_does_not_divide_is_refused_before_anything_starts(captured: Workspace, tmp_path: Path) -> None:
+    result = distill(captured, tmp_path / "run", "student.processes=3")
+
+    assert result.returncode == 1
+    assert "does not divide into 3 processes" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_bfloat16_trains_and_exports_bfloat16(captured: Workspace, tmp_path: Path) -> None:
+    result = distill(captured, tmp_path / "run", "student.dtype=bfloat16", "student.zero_stage=1")
+    assert result.returncode == 0, result.stderr
+
+    weights = load_file(tmp_path / "run/model/model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("total", [1, 2, 7, 100])
+def test_the_rate_rises_to_its_peak_falls_and_is_never_zero(total: int) -> None:
+    settings = StudentSettings(learning_rate=1.0, warmup_share=0.1)
+
+    rates = [learning_rate_at(step, settings, total_steps=total) for step in range(total)]
+
+    peak = round(0.1 * total)
+    assert rates[peak] == max(rates) == 1.0
+    assert rates[: peak + 1] == sorted(rates[: peak + 1])
+    assert rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert min(rates) > 0
