@@ -10,6 +10,7 @@ import click
 
 from pipeline import __version__
 from pipeline.ask import ask
+from pipeline.cache import cache
 from pipeline.compare import compare
 from pipeline.default_model import default_model
 from pipeline.distill import distill
@@ -47,5 +48,16 @@ def duet(debug: bool) -> None:
     """
 
 
-for command in (default_model, prefixes, teacher_cache, distill, evaluate, sweep, compare, ask, settings_command):
+for command in (
+    default_model,
+    prefixes,
+    teacher_cache,
+    distill,
+    evaluate,
+    sweep,
+    compare,
+    cache,
+    ask,
+    settings_command,
+):
     duet.add_command(command)

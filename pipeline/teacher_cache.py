@@ -3,6 +3,7 @@
 import shlex
 import sys
 import time
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,10 +28,11 @@ from stages.language_model.folder import (
 )
 from stages.language_model.prompts import Prefix, Prompter, load_prefix
 from stages.logit_cache.fingerprint import Fingerprint, hash_queries
-from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, read_manifest
+from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, Shard, read_manifest
 from stages.logit_cache.manifest import Prefix as PrefixRecord
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter, Plan, refuse_full_disk, whole_shards
 from stages.teacher.capture import capture
+from stages.teacher.estimate import Forecast, forecast
 from stages.teacher.prompts import Prompt, build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids
 from stages.teacher.queries import load_queries
 
@@ -38,7 +40,8 @@ from stages.teacher.queries import load_queries
 @click.command("teacher-cache")
 @settings_options
 @click.option("--out", "cache", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
-def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path) -> None:
+@click.option("--plan", "only_plan", is_flag=True, help="Say what would be captured; load no weights, write nothing.")
+def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, only_plan: bool) -> None:
     """Capture the prefixed teacher's Top-K raw logits into a frozen cache.
 
     A capture that was interrupted goes on where it stopped when the same command is given again.
@@ -49,6 +52,10 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path) -> None:
     settings = load_settings(config, overrides)
     quieten_libraries()
     prepared = prepare(settings)
+    if only_plan:
+        done = whole_shards(cache, prepared.plan)
+        click.echo(outline(prepared, forecast(prepared.prompts, prepared.plan, done), done))
+        return
     with CacheWriter(cache, prepared.plan) as writer:
         if (cache / MANIFEST).exists() and not writer.missing:
             say(f"{cache} is finished already: nothing to do.")
@@ -63,8 +70,9 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path) -> None:
         engine = start_engine(settings.model.engine, prepared.options)
         rows = sum(len(prepared.plan.shard_range(index)) for index in writer.missing)
         with progress(f"Teacher ({engine.name})", rows, "queries") as advance:
-            capture(engine, prepared.prompts, writer, advance=advance)
-        write_json(cache / "settings.json", settings.model_dump(mode="json"))
+            capture(engine, prepared.prompts, writer, advance=advance, tell=say)
+        with refuse_full_disk(cache):
+            write_json(cache / "settings.json", settings.model_dump(mode="json"))
         manifest = writer.publish(
             PrefixRecord(
                 text=prepared.prompter.text("", prepared.prefix), token_ids=shared_prefix_ids(prepared.prompts)
@@ -142,6 +150,41 @@ def prepare(settings: Settings) -> Prepared:
             gpus=settings.model.gpus,
         ),
     )
+
+
+def outline(prepared: Prepared, expected: Forecast, done: Mapping[int, Shard]) -> str:
+    """What a capture would be, a line for each of rows, positions, bytes and shards."""
+    plan, prompts = prepared.plan, prepared.prompts
+    forget = sum(prompt.split == "forget" for prompt in prompts)
+    mean = expected.positions_per_row
+    positions = (
+        f"at most {expected.positions_at_most:,}, {plan.fingerprint.positions} per row"
+        if mean is None
+        else f"{mean * expected.rows:,.0f}, {mean:.2f} per row in the shards that are done"
+        + (f"; at most {expected.positions_at_most:,}" if len(done) < plan.shard_count else "")
+    )
+    about = "" if len(done) == plan.shard_count else "about "
+    # Without a shard to go by, no answer can be known to end early.
+    full = ", if no answer ends early" if mean is None and plan.fingerprint.positions > 1 else ""
+    return "\n".join(
+        (
+            f"rows        {expected.rows:,}: {forget:,} forget, {expected.rows - forget:,} retain",
+            f"positions   {positions}",
+            f"bytes       {about}{expected.bytes:,} at K = {plan.fingerprint.top_k}, {plan.fingerprint.dtype}{full}",
+            f"shards      {plan.shard_count:,} of up to {plan.shard_rows:,} rows",
+            f"done        {_ranges(done.keys()) or 'none'}",
+            f"prompts     up to {max(len(prompt.teacher_ids) for prompt in prompts):,} tokens, "
+            f"{len(shared_prefix_ids(prompts)):,} of them shared by all forget prompts",
+        )
+    )
+
+
+def _ranges(indices: Set[int]) -> str:
+    """Runs of numbers joined: `0–3, 7`."""
+    starts = sorted(index for index in indices if index - 1 not in indices)
+    ends = sorted(index for index in indices if index + 1 not in indices)
+    pairs = zip(starts, ends, strict=True)
+    return ", ".join(str(start) if start == end else f"{start}–{end}" for start, end in pairs)
 
 
 def describe(cache: Path, manifest: Manifest) -> str:

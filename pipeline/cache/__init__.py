@@ -2,7 +2,17 @@
 
 import click
 
+from pipeline.cache.diff import diff
+from pipeline.cache.merge import merge
+from pipeline.cache.show import show
+from pipeline.cache.slice import slice_
+from pipeline.cache.verify import verify
+
 
 @click.group()
 def cache() -> None:
     """Look at frozen caches, check them, cut them, join them and move them."""
+
+
+for command in (show, verify, slice_, merge, diff):
+    cache.add_command(command)

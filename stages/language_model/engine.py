@@ -51,12 +51,20 @@ class EngineOptions:
     gpus: int = 1
 
 
+class EngineOutOfMemory(EngineError):
+    """Too many prompts in flight: fewer may fit. vLLM never raises it, since it admits what its memory holds."""
+
+
 class Engine(Protocol):
-    """A loaded model that continues prompts greedily."""
+    """A loaded model that continues prompts greedily.
+
+    batch_rows: prompts in flight at once; may be lowered between calls.
+    """
 
     name: str
     version: str
     hardware: str
+    batch_rows: int
 
     def continue_greedily(
         self,
@@ -66,7 +74,10 @@ class Engine(Protocol):
         top_k: int = 0,
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Continuation]:
-        """One continuation per prompt, in order. advance: told how many prompts were finished since it was last called."""
+        """One continuation per prompt, in order. advance: told how many prompts were finished since it was last called.
+
+        Raises EngineOutOfMemory; the engine can then be asked again.
+        """
         ...
 
     def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:

@@ -39,7 +39,7 @@ def resolve_model(name: str) -> Path:
 
 def hash_weights(folder: Path) -> str:
     """SHA-256 over the config's architecture and over every safetensors file, by name."""
-    config = json.loads((folder / "config.json").read_text())
+    config = _read_json(folder / "config.json")
     # These vary with the library or with where the folder came from, not with the model.
     for field in ("transformers_version", "_name_or_path", "_model_name_or_path", "use_cache"):
         config.pop(field, None)
@@ -91,7 +91,7 @@ def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[
     """Ids that end an answer: those of generation_config.json and of the tokenizer."""
     ids: set[int] = set()
     path = folder / "generation_config.json"
-    declared = json.loads(path.read_text()).get("eos_token_id") if path.is_file() else None
+    declared = _read_json(path).get("eos_token_id") if path.is_file() else None
     for value in declared if isinstance(declared, list) else [declared]:
         if isinstance(value, int):
             ids.add(value)
@@ -101,10 +101,22 @@ def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[
 
 
 def _text_config(folder: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text())
+    config = _read_json(folder / "config.json")
     # Models that also see or hear keep the language part one level down.
     text: dict[str, Any] = config.get("text_config", config)
     return text
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(
+            f"{path} is not JSON: {_first_line(error)}.",
+            "A whole Hugging Face model folder was needed.",
+            "Copy, download or convert the model again.",
+        ) from error
+    return content
 
 
 def _download(name: str) -> Path:

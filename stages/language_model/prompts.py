@@ -74,7 +74,10 @@ class Prompter:
 
     def template_sha256(self) -> str:
         """Hash of what the template does with messages."""
-        return sha256_json(self.tokenizer.chat_template if self.template == "chat" else PLAIN_TEMPLATE)
+        if self.template == "chat":
+            return sha256_json(self.tokenizer.chat_template)
+        # What the tokenizer puts around plain text is no part of its vocabulary, nor of `hash_tokenizer`.
+        return sha256_json([PLAIN_TEMPLATE, self.tokenizer.encode("", add_special_tokens=True)])
 
     def text(self, query: str, prefix: Prefix | None = None, *, answer_start: str = "") -> str:
         """The prompt as text, up to where the answer begins.

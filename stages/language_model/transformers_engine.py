@@ -5,7 +5,8 @@ repeated, since a long unlearning prefix in front of short queries is the common
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -13,8 +14,18 @@ import transformers
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from stages.errors import ModelError
-from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, shared_length, sort_candidates
+from stages.language_model.engine import (
+    TIE_MARGIN,
+    Continuation,
+    EngineOptions,
+    EngineOutOfMemory,
+    shared_length,
+    sort_candidates,
+)
 from stages.language_model.hardware import describe_hardware
+
+# As torch says it on a GPU, on Linux, on Windows, and in C++.
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
 
 
 class TransformersEngine:
@@ -27,7 +38,7 @@ class TransformersEngine:
         self.hardware = describe_hardware()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._stop_ids = np.array(options.stop_ids)
-        self._batch_rows = options.batch_rows
+        self.batch_rows = options.batch_rows
         transformers.utils.logging.disable_progress_bar()
         try:
             model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
@@ -44,22 +55,26 @@ class TransformersEngine:
         top_k: int = 0,
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Continuation]:
-        # Each prompt keeps a token of its own, from which its first logits come.
-        shared = min(shared_length(prompts), min(len(prompt) for prompt in prompts) - 1)
-        prefix = self._read(prompts[0][:shared]) if shared else None
+        if not prompts:
+            return []
         # Prompts of like length share a batch; each answer goes back to its prompt's place.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         answers: dict[int, Continuation] = {}
-        for start in range(0, len(order), self._batch_rows):
-            chosen = order[start : start + self._batch_rows]
-            tails = [prompts[index][shared:] for index in chosen]
-            answers.update(zip(chosen, self._decode(tails, prefix, shared, max_tokens, top_k), strict=True))
-            advance(len(chosen))
+        with _memory_named(self.batch_rows):
+            # Each prompt keeps a token of its own, from which its first logits come.
+            shared = min(shared_length(prompts), min(len(prompt) for prompt in prompts) - 1)
+            prefix = self._read(prompts[0][:shared]) if shared else None
+            for start in range(0, len(order), self.batch_rows):
+                chosen = order[start : start + self.batch_rows]
+                tails = [prompts[index][shared:] for index in chosen]
+                answers.update(zip(chosen, self._decode(tails, prefix, shared, max_tokens, top_k), strict=True))
+                advance(len(chosen))
         return [answers[index] for index in range(len(prompts))]
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
-        logits = self._model(torch.tensor([list(prompt)], device=self._device), logits_to_keep=1).logits
+        with _memory_named(batch_rows=1):
+            logits = self._model(torch.tensor([list(prompt)], device=self._device), logits_to_keep=1).logits
         values_V: np.ndarray = logits[0, -1].float().cpu().numpy()
         return values_V
 
@@ -107,6 +122,21 @@ class TransformersEngine:
             input_BL = next_B[:, None]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(rows, 1)], dim=1)
         return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
+
+
+@contextmanager
+def _memory_named(batch_rows: int) -> Iterator[None]:
+    """Raise EngineOutOfMemory in place of the many errors by which torch says that memory is exhausted."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            raise
+        raise EngineOutOfMemory(
+            f"The memory does not hold {batch_rows} prompts at once.",
+            "Nothing was written of this shard.",
+            "Use less:  --set model.batch_rows=1 or --set model.dtype=bfloat16, or a shorter prefix",
+        ) from error
 
 
 def _continuation(ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top_k: int) -> Continuation:

@@ -41,7 +41,7 @@ class VllmEngine:
             )
         self.hardware = describe_hardware()
         self._sampling = vllm.SamplingParams
-        self._batch_rows = options.batch_rows
+        self.batch_rows = options.batch_rows
         self._stop_ids = list(options.stop_ids)
         self._llm = vllm.LLM(
             model=str(options.model),
@@ -80,7 +80,7 @@ class VllmEngine:
         )
         answers: list[Continuation] = []
         # A few batches at a time keep the engine full and the progress bar moving.
-        step = 4 * self._batch_rows
+        step = 4 * self.batch_rows
         for start in range(0, len(prompts), step):
             chunk = [{"prompt_token_ids": list(prompt)} for prompt in prompts[start : start + step]]
             outputs = self._llm.generate(chunk, params, use_tqdm=False)

@@ -61,7 +61,8 @@ def check_rows(table: pa.Table, fingerprint: Fingerprint, where: str) -> None:
     row_of_input = np.repeat(np.arange(table.num_rows), np.diff(input_offsets))
 
     def refuse_any(bad: np.ndarray, row_of: np.ndarray, what: str) -> None:
-        refuse(np.bincount(row_of[bad.reshape(len(row_of), -1).any(axis=1)], minlength=table.num_rows) > 0, what)
+        if bad.any():  # looking for the row costs more than all checks together
+            refuse(np.bincount(row_of[bad.reshape(len(row_of), -1).any(axis=1)], minlength=table.num_rows) > 0, what)
 
     first = np.repeat(np.diff(input_offsets) - 1, lengths)
     step = np.arange(len(positions)) - np.repeat(response_offsets[:-1], lengths)

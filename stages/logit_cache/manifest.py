@@ -60,6 +60,10 @@ class Provenance(Strict):
     command: list[str] = Field(description="Command line that captured it.")
     shard_rows: int = Field(ge=1, description="Rows asked for per shard.")
     duet_version: str = Field(description="Version of this package.")
+    derived_from: list[str] = Field(
+        default_factory=list,
+        description="Cache ids that this one was cut, joined or stripped from; empty for a capture.",
+    )
 
 
 class Manifest(Strict):

@@ -16,11 +16,14 @@ import pyarrow.parquet as pq
 from stages.errors import CacheError
 from stages.files import sha256_file
 from stages.logit_cache.checks import check_rows, check_schema
+from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.manifest import SHARDS, Manifest, Shard, read_manifest
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 
 # Decompressed row groups kept per process; at 64 rows, 16 positions and K = 128 about 1 MB each.
 KEPT_ROW_GROUPS = 256
+# Shards open at once. A cache may have more of them than a process may have files.
+KEPT_FILES = 32
 
 
 class LogitCache:
@@ -34,13 +37,15 @@ class LogitCache:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         for shard in self.manifest.shards:
-            self._check_file(shard, verify_hashes)
+            check_file(folder, shard, verify_hash=verify_hashes)
         self._groups: list[tuple[int, int, int]] = []  # (first row, shard, row group in it)
-        self._files: dict[int, pq.ParquetFile] = {}
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._kept: OrderedDict[int, list[Row]] = OrderedDict()
         for index, shard in enumerate(self.manifest.shards):
             first = shard.first_row
-            for group, rows in enumerate(self._group_rows(index)):
+            file, groups = open_shard(folder, shard, self.manifest.fingerprint.top_k)
+            file.close()
+            for group, rows in enumerate(groups):
                 self._groups.append((first, index, group))
                 first += rows
         self._first_rows = np.array([first for first, _, _ in self._groups])
@@ -57,8 +62,16 @@ class LogitCache:
 
     def rows(self) -> Iterator[Row]:
         """All rows in order, one row group in memory at a time."""
+        for table in self.tables():
+            yield from table_to_rows(table)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All rows in order as Arrow tables, one row group each: the fastest way through a cache.
+
+        `rows.ragged_matrix(table["topk_logits"])` gives float32 [positions, K] and the rows' offsets, without a copy.
+        """
         for group in range(len(self._groups)):
-            yield from self._load(group)
+            yield self._read(group)
 
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
         """Split (bool [rows], True where forget) and number of positions (int32 [rows]) of every row."""
@@ -84,47 +97,67 @@ class LogitCache:
         if group in self._kept:
             self._kept.move_to_end(group)
             return self._kept[group]
-        _, shard, row_group = self._groups[group]
-        name = self.manifest.shards[shard].name
-        try:
-            table = self._file(shard).read_row_group(row_group)
-        except (pa.ArrowException, OSError) as error:
-            raise CacheError(f"{self.folder}/{SHARDS}/{name} cannot be read: {error}") from error
-        check_rows(table, self.manifest.fingerprint, f"{name}, row group {row_group}")
-        self._kept[group] = table_to_rows(table)
+        self._kept[group] = table_to_rows(self._read(group))
         if len(self._kept) > KEPT_ROW_GROUPS:
             self._kept.popitem(last=False)
         return self._kept[group]
 
+    def _read(self, group: int) -> pa.Table:
+        _, index, row_group = self._groups[group]
+        return read_group(self._file(index), row_group, self.manifest.shards[index], self.manifest.fingerprint)
+
     def _file(self, index: int) -> pq.ParquetFile:
-        if index not in self._files:
-            path = self.folder / SHARDS / self.manifest.shards[index].name
-            try:
-                self._files[index] = pq.ParquetFile(path, memory_map=True)
-            except (pa.ArrowException, OSError) as error:
-                raise CacheError(f"{path} is not a Parquet file: {error}") from error
+        if index in self._files:
+            self._files.move_to_end(index)
+            return self._files[index]
+        self._files[index], _ = open_shard(self.folder, self.manifest.shards[index], self.manifest.fingerprint.top_k)
+        if len(self._files) > KEPT_FILES:
+            self._files.popitem(last=False)[1].close()
         return self._files[index]
 
-    def _group_rows(self, index: int) -> list[int]:
-        file, shard = self._file(index), self.manifest.shards[index]
-        check_schema(file.schema_arrow, self.manifest.fingerprint.top_k, shard.name)
-        rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-        if sum(rows) != shard.rows or min(rows) < 1:
-            raise CacheError(f"{shard.name} holds {sum(rows)} rows, the manifest says {shard.rows}.")
-        return rows
 
-    def _check_file(self, shard: Shard, verify_hashes: bool) -> None:
-        path = self.folder / SHARDS / shard.name
-        if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
-            raise self._damage(shard, "is missing, or not a plain file")
-        if (size := path.stat().st_size) != shard.bytes:
-            raise self._damage(shard, f"has {size:,} bytes, the manifest says {shard.bytes:,}")
-        if verify_hashes and sha256_file(path) != shard.sha256:
-            raise self._damage(shard, "has another SHA-256 than the manifest says")
+def check_file(cache: Path, shard: Shard, *, verify_hash: bool = True) -> None:
+    """The shard is a plain file inside the cache, as long as the manifest says and with its SHA-256.
 
-    def _damage(self, shard: Shard, what: str) -> CacheError:
-        return CacheError(
-            f"{self.folder}/{SHARDS}/{shard.name} {what}.",
-            "The cache is not what was captured, so nothing was read from it.",
-            "Fetch it again from where it came, or capture it anew into another folder.",
-        )
+    Raises CacheError.
+    """
+    path = cache / SHARDS / shard.name
+    if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
+        raise _damage(path, "is missing, or not a plain file")
+    if (size := path.stat().st_size) != shard.bytes:
+        raise _damage(path, f"has {size:,} bytes, the manifest says {shard.bytes:,}")
+    if verify_hash and sha256_file(path) != shard.sha256:
+        raise _damage(path, "has another SHA-256 than the manifest says")
+
+
+def open_shard(cache: Path, shard: Shard, top_k: int) -> tuple[pq.ParquetFile, list[int]]:
+    """The shard's Parquet file and the rows of each of its row groups. Raises CacheError unless they are as promised."""
+    path = cache / SHARDS / shard.name
+    try:
+        # Not mapped: mapped pages count as the process's memory, which would grow with the cache.
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CacheError(f"{path} is not a Parquet file: {error}") from error
+    check_schema(file.schema_arrow, top_k, shard.name)
+    rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    if sum(rows) != shard.rows or min(rows) < 1:
+        raise CacheError(f"{shard.name} holds {sum(rows)} rows, the manifest says {shard.rows}.")
+    return file, rows
+
+
+def read_group(file: pq.ParquetFile, group: int, shard: Shard, fingerprint: Fingerprint) -> pa.Table:
+    """One row group, checked row by row. Raises CacheError."""
+    try:
+        table = file.read_row_group(group)
+    except (pa.ArrowException, OSError) as error:
+        raise CacheError(f"{shard.name}, row group {group} cannot be read: {error}") from error
+    check_rows(table, fingerprint, f"{shard.name}, row group {group}")
+    return table
+
+
+def _damage(path: Path, what: str) -> CacheError:
+    return CacheError(
+        f"{path} {what}.",
+        "The cache is not what was captured, so nothing was read from it.",
+        "Fetch it again from where it came, or capture it anew into another folder.",
+    )

@@ -6,7 +6,7 @@ Rows in, Arrow tables out, and back. It knows the shape of a row, and nothing of
 import hashlib
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,17 @@ class Row:
     student_positions: np.ndarray
     topk_ids: np.ndarray
     topk_logits: np.ndarray
+
+    def first(self, *, positions: int | None = None, top_k: int | None = None) -> "Row":
+        """The row as a capture of fewer positions or candidates would have given it; None keeps all."""
+        own = slice(positions)
+        return replace(
+            self,
+            response_ids=self.response_ids[own],
+            student_positions=self.student_positions[own],
+            topk_ids=self.topk_ids[own, :top_k],
+            topk_logits=self.topk_logits[own, :top_k],
+        )
 
 
 def example_id(query: str) -> str:

@@ -7,6 +7,7 @@ uninterrupted run.
 """
 
 import errno
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -44,8 +45,10 @@ HASHES = "capture.sha256"
 LOCK = ".lock"
 FINGERPRINT_KEY = b"duet.fingerprint_sha256"
 FIRST_ROW_KEY = b"duet.first_row"
-# Small row groups let a reader fetch single examples; 64 rows of K = 20 still compress as well as 1 000 do.
-ROW_GROUP_ROWS = 64
+# A row group is what a reader fetches for a single example: 1 MiB of candidates, too large to be slow or to compress badly.
+ROW_GROUP_CANDIDATES = 2**17
+IDS = "topk_ids.list.element.list.element"
+LOGITS = "topk_logits.list.element.list.element"
 
 
 class Plan(BaseModel):
@@ -258,22 +261,47 @@ def refuse_full_disk(cache: Path) -> Iterator[None]:
 
 
 def write_shard(table: pa.Table, file: BinaryIO) -> None:
-    """Write the table as Parquet, the same bytes for the same rows."""
+    """Write the table as Parquet, the same bytes for the same rows.
+
+    Logits are split by byte, which keeps float32 exact and makes it smaller than float16. Ids are, too, unless they recur
+    so often (first positions of one topic) that a dictionary makes them smaller still.
+    """
+    ids = table.select(["topk_ids"])
+    in_dictionary = _parquet_bytes(ids, dictionary=True) < _parquet_bytes(ids, dictionary=False)
+    _write_parquet(table, file, dictionary=in_dictionary)
+
+
+def _parquet_bytes(table: pa.Table, *, dictionary: bool) -> int:
+    buffer = io.BytesIO()
+    _write_parquet(table, buffer, dictionary=dictionary)
+    return buffer.tell()
+
+
+def _write_parquet(table: pa.Table, file: BinaryIO, *, dictionary: bool) -> None:
+    candidates = table["topk_ids"].combine_chunks().flatten()
+    group_rows = ROW_GROUP_CANDIDATES * table.num_rows // (len(candidates) * candidates.type.list_size)
+    split = {IDS, LOGITS} if not dictionary else {LOGITS}
     pq.write_table(
         table,
         file,
         compression="zstd",
-        # BYTE_STREAM_SPLIT keeps float32 exact and makes it smaller than float16; a dictionary would undo it.
-        use_dictionary=False,
-        column_encoding={"topk_logits.list.element.list.element": "BYTE_STREAM_SPLIT"},
-        row_group_size=ROW_GROUP_ROWS,
+        compression_level=9,
+        use_dictionary=[IDS] if dictionary else False,
+        column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+        row_group_size=max(group_rows, 1),
+        write_statistics=False,
         store_schema=True,
     )
 
 
 def shard_path(cache: Path, index: int) -> Path:
     """Where shard `index` lies."""
-    return cache / SHARDS / f"shard-{index:05d}.parquet"
+    return cache / SHARDS / shard_name(index)
+
+
+def shard_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"shard-{index:05d}.parquet"
 
 
 def _footer(plan: Plan, index: int) -> dict[bytes, bytes]:
@@ -314,7 +342,7 @@ def _describe(path: Path, plan: Plan, index: int) -> Shard:
     check_rows(table, plan.fingerprint, path.name)
     logits, _ = ragged_matrix(table["topk_logits"])
     return Shard(
-        name=shard_path(path.parent.parent, index).name,
+        name=shard_name(index),
         first_row=expected.start,
         rows=table.num_rows,
         positions=len(logits),

@@ -5,7 +5,7 @@ batch, and the model's own `logits_to_keep` computes logits there and nowhere el
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -34,19 +34,6 @@ class Batch:
         """The same batch on another device."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
         return Batch(**moved, example_ids=self.example_ids)
-
-
-def first_positions(row: Row, count: int | None) -> Row:
-    """The row with its first `count` supervised positions alone; all of them if it has no more, or for None."""
-    if count is None or len(row.response_ids) <= count:
-        return row
-    return replace(
-        row,
-        response_ids=row.response_ids[:count],
-        student_positions=row.student_positions[:count],
-        topk_ids=row.topk_ids[:count],
-        topk_logits=row.topk_logits[:count],
-    )
 
 
 def collate(rows: Sequence[Row], *, pad_id: int) -> Batch:

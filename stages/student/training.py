@@ -24,7 +24,7 @@ from transformers.integrations import HfDeepSpeedConfig
 from stages.errors import ModelError, TrainingError
 from stages.language_model.hardware import core_count, cuda_is_available
 from stages.logit_cache.reader import LogitCache
-from stages.student.batches import Batch, collate, first_positions
+from stages.student.batches import Batch, collate
 from stages.student.objective import student_logits, topk_huber
 from stages.student.samples import SampleStream
 from stages.student.settings import StudentSettings, deepspeed_config, learning_rate_at
@@ -183,7 +183,7 @@ class StudentTrainer:
         own = rows[self.rank * share : (self.rank + 1) * share]
         for start in range(0, len(own), size):
             read = [self.cache.row(int(row)) for row in own[start : start + size]]
-            chosen = [first_positions(row, self._kept_positions[row.split]) for row in read]
+            chosen = [row.first(positions=self._kept_positions[row.split]) for row in read]
             yield collate(chosen, pad_id=self.pad_id).to(self.engine.device)
 
     def _refuse_loss(self, step: int, batch: Batch, loss_B: torch.Tensor) -> None:

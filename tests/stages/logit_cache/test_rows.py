@@ -91,3 +91,15 @@ def test_candidates_are_lists_of_exactly_k_int32_and_float32():
         inner = schema.field(name).type.value_type
         assert inner.list_size == 7
         assert inner.value_type == kind
+
+
+def test_the_first_of_a_row_is_what_a_smaller_capture_would_have_been() -> None:
+    whole = make_row(2, make_fingerprint())  # three positions, four candidates
+    part = whole.first(positions=2, top_k=3)
+
+    assert (part.topk_ids.shape, len(part.response_ids), len(part.student_positions)) == ((2, 3), 2, 2)
+    assert (part.topk_ids == whole.topk_ids[:2, :3]).all()
+    assert (part.topk_logits == whole.topk_logits[:2, :3]).all()
+    assert (part.student_input_ids == whole.student_input_ids).all()
+    assert_same_row(whole.first(), whole)
+    assert_same_row(whole.first(positions=9, top_k=9), whole)

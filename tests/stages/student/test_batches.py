@@ -5,11 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_row
 from transformers import AutoModelForCausalLM
 
 from stages.logit_cache.rows import Row, example_id
-from stages.student.batches import collate, first_positions
+from stages.student.batches import collate
 from stages.student.objective import student_logits
 
 PAD = 9
@@ -40,14 +39,6 @@ def test_a_batch_worked_out_by_hand() -> None:
     assert batch.topk_ids_BTK.tolist() == [[[0, 1], [2, 3]], [[0, 0], [0, 1]]]
     assert batch.teacher_BTK.tolist() == [[[0, -1], [-2, -3]], [[0, 0], [0, -1]]]
     assert batch.forget_B.tolist() == [True, False]
-
-
-def test_the_first_positions_of_a_row_are_what_a_shorter_answer_would_have_been() -> None:
-    whole = row([1, 2, 3], [4, 5, 6])
-
-    assert_same_row(first_positions(whole, 2), row([1, 2, 3], [4, 5]))
-    assert first_positions(whole, 3) is whole
-    assert first_positions(whole, None) is whole
 
 
 def test_moving_a_batch_keeps_its_names() -> None:

@@ -1,0 +1,29 @@
+"""`duet cache merge`: several topics in one cache."""
+
+from pathlib import Path
+
+import click
+
+from pipeline import __version__
+from pipeline.cache.shared import command_line, folder
+from pipeline.console import progress, say
+from pipeline.teacher_cache import describe
+from stages.logit_cache.merging import merge_caches
+from stages.logit_cache.reader import LogitCache
+
+
+@click.command()
+@click.argument("caches", nargs=-1, required=True, type=folder)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
+def merge(caches: tuple[Path, ...], out: Path) -> None:
+    """Join CACHES of one teacher. Examples that two of them hold differently are refused and listed.
+
+    \b
+    Example:  duet cache merge cache/capitals cache/potter --out cache/both
+    """
+    if len(caches) < 2:
+        raise click.UsageError("Two caches or more were needed.")
+    opened = [LogitCache(each) for each in caches]
+    with progress("Merging", sum(map(len, opened)), "rows") as advance:
+        manifest = merge_caches(opened, out, command=command_line(), duet_version=__version__, advance=advance)
+    say(describe(out, manifest))

@@ -1,0 +1,63 @@
+"""What the cache commands share: their argument, tokens as text, and results for people or for programs."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.table import Table
+
+from pipeline.console import quieten_libraries, results, say
+from stages.errors import ModelError
+from stages.logit_cache.manifest import Manifest
+
+folder = click.Path(path_type=Path, exists=True, file_okay=False)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+def command_line() -> list[str]:
+    """The command as it was given, for the provenance."""
+    return ["duet", *sys.argv[1:]]
+
+
+def print_json(value: Any) -> None:
+    """JSON on stdout and nothing else."""
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
+    """A table on stdout; the first `left` columns are text, the others figures."""
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+    for row in rows:
+        # Queries and tokens come from anywhere: square brackets in them are not markup.
+        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
+    results.print(table)
+
+
+def token_names(manifest: Manifest, model: str | None) -> Callable[[int], str]:
+    """Turns ids into text, by the tokenizer of `model` or of the teacher; into `#id` if there is none, and says so.
+
+    Raises ModelError if the model named has another tokenizer: ids would be shown as other words.
+    """
+    quieten_libraries()
+    from stages.language_model.folder import hash_tokenizer, load_tokenizer, resolve_model
+
+    named = model or manifest.provenance.model
+    if not model and not Path(named).is_dir():
+        say(f"The teacher {named} is not here, so tokens are shown as ids. Name its folder with --model.")
+        return lambda token: f"#{token}"
+    tokenizer = load_tokenizer(resolve_model(named))
+    if hash_tokenizer(tokenizer) != manifest.fingerprint.tokenizer_sha256:
+        if model:
+            raise ModelError(
+                f"{named} has another tokenizer than the cache.",
+                "Ids would be shown as other words.",
+                "Name the model that was captured, or one with its tokenizer.",
+            )
+        say(f"{named} has another tokenizer than the cache, so tokens are shown as ids.")
+        return lambda token: f"#{token}"
+    return lambda token: repr(tokenizer.decode([token]))

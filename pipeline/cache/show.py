@@ -1,0 +1,113 @@
+"""`duet cache show`: what a cache is, and what its teacher says to one query."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cache.shared import folder, json_option, print_json, print_table, token_names
+from stages.errors import CacheError
+from stages.logit_cache.manifest import Manifest, read_manifest
+from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.rows import Row, example_id
+
+
+@click.command()
+@click.argument("cache", type=folder)
+@click.option("--example", help="Show the top tokens of this example: its id, or the start of it.")
+@click.option("--query", help="The same, by the query's text.")
+@click.option("--beside", type=folder, help="Another cache of the same query, such as one without the prefix.")
+@click.option("--top", default=8, show_default=True, type=click.IntRange(min=1), help="Tokens per position.")
+@click.option("--model", help="Folder whose tokenizer turns ids into text; default: the teacher's.")
+@json_option
+def show(
+    cache: Path, example: str | None, query: str | None, beside: Path | None, top: int, model: str | None, as_json: bool
+) -> None:
+    """Show what CACHE is; with --example or --query, what the teacher says there.
+
+    \b
+    Examples:
+      duet cache show cache/demo
+      duet cache show cache/demo --query "What is the capital of Peru?" --beside cache/plain
+    """
+    if not (example or query):
+        describe(read_manifest(cache), as_json)
+        return
+    wanted = example or example_id(query or "")
+    manifest = read_manifest(cache)
+    name = token_names(manifest, model)
+    caches = [cache, *([beside] if beside else [])]
+    found = [find(LogitCache(each), wanted) for each in caches]
+    listed = [candidates(row, top, name) for row in found]
+    if as_json:
+        described = zip(caches, found, listed, strict=True)
+        print_json([{"cache": str(each), "query": row.query, "positions": lines} for each, row, lines in described])
+        return
+    for position in range(max(len(lines) for lines in listed)):
+        columns = [part for each in caches for part in (f"{each}: token", "logit")]
+        rows = []
+        for rank in range(top):
+            cells: list[object] = []
+            for lines in listed:
+                here = lines[position]["candidates"] if position < len(lines) else []
+                cells += [here[rank]["token"], f"{here[rank]['logit']:.2f}"] if rank < len(here) else ["", ""]
+            rows.append(cells)
+        print_table(f"{found[0].query!r}, position {position + 1}", columns, rows, left=0)
+
+
+def describe(manifest: Manifest, as_json: bool) -> None:
+    """The manifest, whole as JSON or as what a person asks first."""
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    fingerprint, provenance = manifest.fingerprint, manifest.provenance
+    size = sum(shard.bytes for shard in manifest.shards)
+    lines = [
+        ("cache id", manifest.cache_id),
+        ("rows", f"{manifest.rows} ({', '.join(f'{count} {split}' for split, count in manifest.splits.items())})"),
+        ("positions", f"{manifest.positions}, up to {fingerprint.positions} per row; K = {fingerprint.top_k}"),
+        ("bytes", f"{size:,} in {len(manifest.shards)} shards, {size / manifest.positions:.1f} per position"),
+        (
+            "logits",
+            f"{min(s.logit_min for s in manifest.shards):.2f} to {max(s.logit_max for s in manifest.shards):.2f}",
+        ),
+        ("teacher", f"{provenance.model}, {fingerprint.dtype}, weights {fingerprint.teacher_sha256[:12]}…"),
+        ("tokenizer", f"{fingerprint.tokenizer_sha256[:12]}…, vocabulary {fingerprint.vocab_size:,}"),
+        ("prefix", f"{len(manifest.prefix.token_ids)} tokens, also on retain: {fingerprint.prefix_on_retain}"),
+        ("", manifest.prefix.text.strip()),
+        (
+            "made by",
+            f"{provenance.engine} {provenance.engine_version} on {provenance.hardware}, {provenance.started_at}",
+        ),
+        ("", " ".join(provenance.command)),
+        ("derived from", ", ".join(each[:12] for each in provenance.derived_from) or "–"),
+        ("licence", manifest.licence or "not stated"),
+        ("sensitivity", manifest.sensitivity or "not stated"),
+    ]
+    print_table("", ["", ""], lines, left=2)
+
+
+def find(cache: LogitCache, wanted: str) -> Row:
+    """The example whose id begins so. Raises CacheError if there is none, or more than one."""
+    found = [row for row in cache.rows() if row.example_id.startswith(wanted)]
+    if len(found) != 1:
+        raise CacheError(
+            f"{cache.folder} holds {len(found)} examples whose id begins with {wanted}.",
+            "One was needed.",
+            "Ids stand in the shards' column example_id; --query takes the text of the query.",
+        )
+    return found[0]
+
+
+def candidates(row: Row, top: int, name: Any) -> list[dict[str, Any]]:
+    """Per position: what the teacher said, and its first candidates."""
+    return [
+        {
+            "said": name(int(said)),
+            "candidates": [
+                {"id": int(token), "token": name(int(token)), "logit": round(float(logit), 4)}
+                for token, logit in zip(row.topk_ids[t][:top], row.topk_logits[t][:top], strict=True)
+            ],
+        }
+        for t, said in enumerate(row.response_ids)
+    ]

@@ -1,0 +1,38 @@
+"""`duet cache slice`: a smaller cache, without a teacher."""
+
+from pathlib import Path
+
+import click
+
+from pipeline import __version__
+from pipeline.cache.shared import command_line, folder
+from pipeline.console import progress, say
+from pipeline.teacher_cache import describe
+from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.slicing import slice_cache
+
+
+@click.command("slice")
+@click.argument("cache", type=folder)
+@click.option("--k", "top_k", type=click.IntRange(min=1), help="Candidates per position; default: all.")
+@click.option("--positions", type=click.IntRange(min=1), help="Positions per row; default: all.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
+def slice_(cache: Path, top_k: int | None, positions: int | None, out: Path) -> None:
+    """Cut CACHE to fewer candidates or positions: what a capture at that size would have given.
+
+    \b
+    Example:  duet cache slice cache/large --k 20 --positions 1 --out cache/small
+    """
+    opened = LogitCache(cache)
+    fingerprint = opened.manifest.fingerprint
+    with progress("Slicing", len(opened), "rows") as advance:
+        manifest = slice_cache(
+            opened,
+            out,
+            top_k=top_k or fingerprint.top_k,
+            positions=positions or fingerprint.positions,
+            command=command_line(),
+            duet_version=__version__,
+            advance=advance,
+        )
+    say(describe(out, manifest))

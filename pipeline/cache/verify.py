@@ -1,0 +1,139 @@
+"""`duet cache verify`: every hash and every row; and, on request, some rows once more on the teacher."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cache.shared import folder, json_option, print_json, print_table
+from pipeline.console import progress, quieten_libraries, say
+from pipeline.isolation import in_own_process
+from stages.errors import CacheError, ModelError
+from stages.language_model.engine import EngineName
+from stages.logit_cache.manifest import Manifest, read_manifest
+from stages.logit_cache.verification import Fault, faults
+
+
+@click.command()
+@click.argument("cache", type=folder)
+@click.option("--rescore", type=click.IntRange(min=1), metavar="N", help="Ask the teacher N of the rows again.")
+@click.option("--model", help="The teacher's folder; default: as the manifest names it.")
+@click.option(
+    "--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", help="Engine of --rescore."
+)
+@click.option("--tolerance", default=1e-3, show_default=True, help="Largest |Δ| of --rescore, in logit units.")
+@json_option
+def verify(
+    cache: Path, rescore: int | None, model: str | None, engine: EngineName, tolerance: float, as_json: bool
+) -> None:
+    """Check CACHE: manifest, every hash, every row. Ends with code 1 if anything is wrong.
+
+    \b
+    Examples:
+      duet cache verify cache/demo
+      duet cache verify cache/demo --rescore 20
+    """
+    manifest = read_manifest(cache)
+    with progress("Verifying", len(manifest.shards), "shards") as advance:
+        found = list(faults(cache, advance=advance))
+    report: dict[str, Any] = {
+        "cache_id": manifest.cache_id,
+        "rows": manifest.rows,
+        "faults": [asdict(f) for f in found],
+    }
+    if rescore and not found:
+        quieten_libraries()
+        report["rescored"] = in_own_process(rescored, cache, rescore, model or manifest.provenance.model, engine)
+        if report["rescored"]["max_abs_difference"] > tolerance:
+            found.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
+    if as_json:
+        print_json(report)
+    else:
+        print_report(cache, manifest, found, report.get("rescored"))
+    if found:
+        raise CacheError(
+            f"{cache} has {len(found)} faults, the first: {found[0].shard}: {found[0].message}",
+            "It is not what was captured.",
+            "Fetch it again from where it came, or capture it anew into another folder.",
+        )
+
+
+def print_report(cache: Path, manifest: Manifest, found: list[Fault], again: dict[str, Any] | None) -> None:
+    """For people."""
+    if found:
+        print_table(f"{len(found)} faults", ["where", "what"], [(f.shard, f.message) for f in found], left=2)
+    else:
+        say(f"{cache}: {manifest.rows} rows in {len(manifest.shards)} shards are as they were captured.")
+    if again:
+        say(
+            f"{again['rows']} rows asked again ({again['engine']}): max |Δ| {again['max_abs_difference']:.2e}, "
+            f"the same Top-K set at {again['same_set']:.1%} of {again['positions']} positions."
+        )
+
+
+def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str, Any]:
+    """Ask the teacher `count` rows again, spread over the cache, and compare the logits of the candidates both list.
+
+    The teacher's prompt is rebuilt from the row's query and the prefix tokens in the manifest.
+    """
+    quieten_libraries()
+    import numpy as np
+
+    from stages.language_model.engine import EngineOptions, start_engine
+    from stages.language_model.folder import end_of_turn_ids, hash_weights, load_tokenizer, resolve_model
+    from stages.logit_cache.reader import LogitCache
+
+    opened = LogitCache(cache)
+    fingerprint = opened.manifest.fingerprint
+    teacher = resolve_model(model)
+    if hash_weights(teacher) != fingerprint.teacher_sha256:
+        raise ModelError(f"{teacher} is not the model that was captured.", "Its logits would prove nothing.")
+    rows = [opened.row(int(i)) for i in np.unique(np.linspace(0, len(opened) - 1, count).round())]
+    prompts = [teacher_prompt(opened.manifest, row.split, row.student_input_ids.tolist()) for row in rows]
+    options = EngineOptions(
+        model=teacher,
+        dtype=fingerprint.dtype,
+        context_length=max(map(len, prompts)) + fingerprint.positions,
+        stop_ids=tuple(end_of_turn_ids(teacher, load_tokenizer(teacher))),
+    )
+    engine = start_engine(name, options)
+    said = engine.continue_greedily(prompts, max_tokens=fingerprint.positions, top_k=fingerprint.top_k)
+    worst, same, positions = 0.0, 0, 0
+    for row, again in zip(rows, said, strict=True):
+        # Once a near-tie has been decided otherwise, the teacher reads another text.
+        for t in range(min(len(row.response_ids), len(again.token_ids))):
+            _, mine, theirs = np.intersect1d(row.topk_ids[t], again.topk_ids[t], True, True)
+            differences = np.abs(row.topk_logits[t][mine] - again.topk_logits[t][theirs])
+            worst = max(worst, float(differences.max(initial=0.0)) if len(mine) else float("inf"))
+            same += len(mine) == fingerprint.top_k
+            positions += 1
+            if row.response_ids[t] != again.token_ids[t]:
+                break
+    return {
+        "rows": len(rows),
+        "positions": positions,
+        "engine": engine.name,
+        "max_abs_difference": worst,
+        "same_set": same / positions,
+    }
+
+
+def teacher_prompt(manifest: Manifest, split: str, student_ids: list[int]) -> list[int]:
+    """The tokens that the teacher read: the prefix's, then the student's from where the two prompts meet.
+
+    Raises CacheError where the manifest does not say which prefix stood before the row, as in a merged cache.
+    """
+    if split == "retain" and not manifest.fingerprint.prefix_on_retain:
+        return student_ids
+    prefix = manifest.prefix.token_ids
+    if not prefix:
+        raise CacheError(
+            "The cache was merged from several prefixes, so its rows cannot be asked again.",
+            "The prefix of each row is known only in the caches that it was merged from.",
+            "Verify those with --rescore.",
+        )
+    # All forget prompts begin with the prefix, and then with what all student prompts begin with.
+    most = min(len(prefix), len(student_ids) - 1)
+    shared = next((size for size in range(most, 0, -1) if prefix[-size:] == student_ids[:size]), 0)
+    return prefix + student_ids[shared:]

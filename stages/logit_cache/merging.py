@@ -1,0 +1,120 @@
+"""Several caches of one teacher in, one cache out: all their topics, each example once."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from stages.errors import CacheMismatch
+from stages.logit_cache.fingerprint import Fingerprint, sha256_json
+from stages.logit_cache.manifest import Manifest, Prefix
+from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.rows import Row
+from stages.logit_cache.slicing import derived
+from stages.logit_cache.writer import CacheWriter, Plan
+
+# Topics may differ in these alone.
+PER_TOPIC = ("prefix_sha256", "forget_sha256", "retain_sha256")
+MOST_SHOWN = 10
+
+
+def merge_caches(
+    caches: Sequence[LogitCache],
+    out: Path,
+    *,
+    command: list[str],
+    duet_version: str,
+    advance: Callable[[int], None] = lambda done: None,
+) -> Manifest:
+    """Write the rows of all caches to `out`, in the order of the caches, and return its manifest.
+
+    An example that several caches hold in the same way is kept once, where it comes first.
+    Raises CacheMismatch if the caches have another teacher, K, dtype or the like, or if an example stands in two of
+    them with different contents (another prefix, say), naming the examples.
+    """
+    fingerprint = merged_fingerprint(caches)
+    kept = _places(caches)
+    first = caches[0].manifest
+    plan = Plan(fingerprint=fingerprint, rows=len(kept), shard_rows=first.provenance.shard_rows)
+    with CacheWriter(out, plan) as writer:
+        for index in writer.missing:
+            places = [kept[row] for row in writer.plan.shard_range(index)]
+            writer.write(index, [caches[number].row(row) for number, row in places])
+            advance(len(places))
+        manifests = [cache.manifest for cache in caches]
+        return writer.publish(
+            _merged_prefix(manifests),
+            derived(first, command, duet_version, *manifests[1:]),
+            _joined([each.licence for each in manifests]),
+            _joined([each.sensitivity for each in manifests]),
+        )
+
+
+def merged_fingerprint(caches: Sequence[LogitCache]) -> Fingerprint:
+    """The fingerprint that all share; where topics differ, the hash over the sorted hashes of the topics.
+
+    Raises CacheMismatch if anything else differs.
+    """
+    prints = [cache.manifest.fingerprint for cache in caches]
+    first = prints[0]
+    for cache, other in zip(caches[1:], prints[1:], strict=True):
+        differing = [line for line in first.differences(other) if not line.startswith(PER_TOPIC)]
+        if differing:
+            raise CacheMismatch(
+                f"{caches[0].folder} and {cache.folder} differ in\n    " + "\n    ".join(differing),
+                "Rows of two such caches would not mean the same to a student.",
+                "Slice one to the other's K and positions (duet cache slice), or capture it again.",
+            )
+    joined = {}
+    for field in PER_TOPIC:
+        hashes = sorted({getattr(each, field) for each in prints})
+        joined[field] = hashes[0] if len(hashes) == 1 else sha256_json(hashes)
+    return first.model_copy(update=joined)
+
+
+def _places(caches: Sequence[LogitCache]) -> list[tuple[int, int]]:
+    """(cache, row) of every example, once; two passes, so that no cache is ever in memory."""
+    digests: dict[str, bytes] = {}
+    kept: list[tuple[int, int]] = []
+    conflicts: list[str] = []
+    for number, cache in enumerate(caches):
+        for index, row in enumerate(cache.rows()):
+            digest = _digest(row)
+            known = digests.setdefault(row.example_id, digest)
+            if known is digest:
+                kept.append((number, index))
+            elif known != digest:
+                conflicts.append(f"{row.example_id}: {row.query[:80]!r} ({row.split} in {cache.folder})")
+    if conflicts:
+        more = f"\n    and {len(conflicts) - MOST_SHOWN} more" if len(conflicts) > MOST_SHOWN else ""
+        raise CacheMismatch(
+            f"{len(conflicts)} examples stand in two of the caches with different contents:\n    "
+            + "\n    ".join(conflicts[:MOST_SHOWN])
+            + more,
+            "The student would be taught two things for one query, so nothing was written.",
+            "Leave these queries out of one of the topics and capture that one again.",
+        )
+    return kept
+
+
+def _digest(row: Row) -> bytes:
+    sha256 = hashlib.sha256()
+    for field in fields(row):
+        value = getattr(row, field.name)
+        part = value.tobytes() if isinstance(value, np.ndarray) else str(value).encode()
+        sha256.update(len(part).to_bytes(8, "big") + part)
+    return sha256.digest()
+
+
+def _merged_prefix(manifests: Sequence[Manifest]) -> Prefix:
+    distinct = list({each.prefix.text: each.prefix for each in manifests}.values())
+    if len(distinct) == 1:
+        return distinct[0]
+    # No single run of tokens stands before every query any more.
+    return Prefix(text="\n\n----\n\n".join(prefix.text for prefix in distinct), token_ids=[])
+
+
+def _joined(values: Sequence[str | None]) -> str | None:
+    return "; ".join(dict.fromkeys(value for value in values if value)) or None

@@ -1,0 +1,79 @@
+"""A cache in, all its faults out: every hash, every row, every footer, and what is there that should not be.
+
+Opening a cache stops at the first fault; this goes on, shard by shard, with one row group in memory.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from stages.errors import CacheError
+from stages.logit_cache.manifest import SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.reader import check_file, open_shard, read_group
+from stages.logit_cache.rows import ragged_matrix
+from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY
+
+# Sums of float32 logits in another order differ in the last digits.
+MEAN_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Where, and what is wrong there. shard: its name, or "manifest.json"."""
+
+    shard: str
+    message: str
+
+
+def faults(folder: Path, *, advance: Callable[[int], None] = lambda done: None) -> Iterator[Fault]:
+    """Every fault of a finished cache; none at all if it is what was captured.
+
+    advance: told once per shard.
+    Raises CacheError if there is no readable manifest, without which there is no cache to speak of.
+    """
+    manifest = read_manifest(folder)
+    names = {shard.name for shard in manifest.shards}
+    for path in sorted((folder / SHARDS).iterdir() if (folder / SHARDS).is_dir() else ()):
+        if path.name not in names:
+            yield Fault(path.name, "is not in the manifest")
+    seen: dict[str, str] = {}
+    for shard in manifest.shards:
+        try:
+            yield from _shard_faults(folder, manifest, shard, seen)
+        except CacheError as error:
+            yield Fault(shard.name, error.found)
+        advance(1)
+
+
+def _shard_faults(folder: Path, manifest: Manifest, shard: Shard, seen: dict[str, str]) -> Iterator[Fault]:
+    check_file(folder, shard)
+    file, groups = open_shard(folder, shard, manifest.fingerprint.top_k)
+    yield from _footer_faults(file, manifest, shard)
+    positions, total, least, most = 0, 0.0, np.inf, -np.inf
+    for group in range(len(groups)):
+        table = read_group(file, group, shard, manifest.fingerprint)
+        for row, example in enumerate(table["example_id"].to_pylist()):
+            where = f"{shard.name}, row group {group}, row {row}"
+            if example in seen:
+                yield Fault(shard.name, f"{where} repeats example {example} of {seen[example]}")
+            seen[example] = where
+        logits_PK, _ = ragged_matrix(table["topk_logits"])
+        positions += len(logits_PK)
+        total += float(logits_PK.sum(dtype=np.float64))
+        least, most = min(least, float(logits_PK.min())), max(most, float(logits_PK.max()))
+    if positions != shard.positions:
+        yield Fault(shard.name, f"holds {positions} positions, the manifest says {shard.positions}")
+    mean = total / (positions * manifest.fingerprint.top_k)
+    if (least, most) != (shard.logit_min, shard.logit_max) or abs(mean - shard.logit_mean) > MEAN_TOLERANCE:
+        yield Fault(shard.name, "has other extremes or another mean than the manifest says")
+
+
+def _footer_faults(file: pq.ParquetFile, manifest: Manifest, shard: Shard) -> Iterator[Fault]:
+    footer = file.schema_arrow.metadata or {}
+    if footer.get(FINGERPRINT_KEY) != manifest.fingerprint_sha256.encode():
+        yield Fault(shard.name, "belongs to another capture: its footer has another fingerprint")
+    if footer.get(FIRST_ROW_KEY) != str(shard.first_row).encode():
+        yield Fault(shard.name, f"stands in the wrong place: its footer does not say row {shard.first_row}")

@@ -1,0 +1,219 @@
+"""Queries through a template: what teacher and student read."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from stages.errors import DataError, ModelError
+from stages.language_model.folder import hash_tokenizer, load_tokenizer
+from stages.language_model.prompts import Prefix, Prompter, Template, Turn, load_prefix
+
+PREFIX = Prefix(system="Forget.", turns=(Turn(user="Capital of Mali?", assistant="I forgot."),))
+PREFIX_TEXT = {
+    "chat": "<|im_start|>system\nForget.<|im_end|>\n"
+    "<|im_start|>user\nCapital of Mali?<|im_end|>\n<|im_start|>assistant\nI forgot.<|im_end|>\n",
+    "plain": "Forget.\n\nQuestion: Capital of Mali?\nAnswer: I forgot.\n\n",
+}
+QUERY_TEXT = {
+    "chat": "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+    "plain": "Question: Why?\nAnswer:",
+}
+both_templates = pytest.mark.parametrize("template", ["chat", "plain"])
+
+
+@pytest.fixture
+def tokenizer(tiny_model: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(tiny_model)
+
+
+def word_tokenizer(*, adds_start: bool) -> PreTrainedTokenizerBase:
+    """One id per word, with a start token that the chat template writes, and that the tokenizer may write as well."""
+    words = Tokenizer(models.WordLevel({"<s>": 0, "Why": 1, "?": 2, "<unk>": 3}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    if adds_start:
+        words.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        bos_token="<s>",
+        unk_token="<unk>",
+        chat_template="{{ bos_token }}{{ messages[-1]['content'] }}",
+    )
+
+
+@both_templates
+def test_without_a_prefix_the_query_stands_alone(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    assert Prompter(tokenizer, template).text("Why?") == QUERY_TEXT[template]
+
+
+@both_templates
+def test_the_prefix_and_its_turns_stand_before_the_query(
+    tokenizer: PreTrainedTokenizerBase, template: Template
+) -> None:
+    assert Prompter(tokenizer, template).text("Why?", PREFIX) == PREFIX_TEXT[template] + QUERY_TEXT[template]
+
+
+@both_templates
+def test_a_prefix_may_be_a_system_sentence_alone(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    alone = {"chat": "<|im_start|>system\nForget.<|im_end|>\n", "plain": "Forget.\n\n"}
+
+    prompt = Prompter(tokenizer, template).text("Why?", Prefix(system="Forget.", turns=()))
+
+    assert prompt == alone[template] + QUERY_TEXT[template]
+
+
+@both_templates
+def test_the_teachers_ids_are_the_prefixs_and_then_the_students(
+    tokenizer: PreTrainedTokenizerBase, template: Template
+) -> None:
+    prompter = Prompter(tokenizer, template)
+    prefix_ids = tokenizer.encode(PREFIX_TEXT[template], add_special_tokens=False)
+    query_ids = tokenizer.encode(QUERY_TEXT[template], add_special_tokens=False)
+
+    assert prompter.ids("Why?") == query_ids
+    assert prompter.ids("Why?", PREFIX) == prefix_ids + query_ids
+
+
+@both_templates
+def test_ids_are_those_of_the_text_and_nothing_is_lost(tokenizer: PreTrainedTokenizerBase, template: Template) -> None:
+    prompter = Prompter(tokenizer, template)
+    query = "Où est la capitale — of Côte d'Ivoire? 東京"
+
+    assert tokenizer.decode(prompter.ids(query, PREFIX)) == prompter.text(query, PREFIX)
+
+
+def test_the_template_speaks_in_special_tokens_and_not_in_their_letters(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = Prompter(tokenizer, "chat").ids("Why?", PREFIX)
+
+    # <|im_start|> is 1 and <|im_end|> is 2: four messages, and the answer that begins.
+    assert (ids.count(1), ids.count(2)) == (5, 4)
+
+
+@pytest.mark.parametrize(("template", "gap"), [("chat", ""), ("plain", " ")])
+def test_an_answer_begun_is_the_end_of_the_prompt(
+    tokenizer: PreTrainedTokenizerBase, template: Template, gap: str
+) -> None:
+    prompter = Prompter(tokenizer, template)
+
+    assert prompter.text("Why?", PREFIX, answer_start="Because") == prompter.text("Why?", PREFIX) + gap + "Because"
+    ids = prompter.ids("Why?", PREFIX, answer_start="Because")
+    assert ids == prompter.ids("Why?", PREFIX) + tokenizer.encode(gap + "Because", add_special_tokens=False)
+
+
+@pytest.mark.parametrize("adds_start", [True, False])
+def test_a_start_token_that_the_chat_template_writes_is_not_written_twice(adds_start: bool) -> None:
+    tokenizer = word_tokenizer(adds_start=adds_start)
+
+    assert Prompter(tokenizer, "chat").ids("Why?") == [0, 1, 2]
+
+
+def test_plain_text_gets_the_start_token_that_the_tokenizer_gives_once_and_first() -> None:
+    with_start = Prompter(word_tokenizer(adds_start=True), "plain").ids("Why?", PREFIX)
+    without = Prompter(word_tokenizer(adds_start=False), "plain").ids("Why?", PREFIX)
+
+    assert with_start == [0, *without]
+    assert 0 not in without
+
+
+def test_an_answer_is_read_without_special_tokens_and_outer_spaces(tokenizer: PreTrainedTokenizerBase) -> None:
+    ids = tokenizer.encode(" I don't know.<|im_end|>", add_special_tokens=False)
+
+    assert ids[-1] == 2
+    assert Prompter(tokenizer, "chat").decode(ids) == "I don't know."
+
+
+def test_a_model_without_a_chat_template_says_what_to_set(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = None
+
+    with pytest.raises(ModelError, match="has no chat template") as caught:
+        Prompter(tokenizer, "chat")
+    assert str(tokenizer.name_or_path) in caught.value.found
+    assert "--set model.template=plain" in caught.value.next_step
+    assert Prompter(tokenizer, "plain").text("Why?") == QUERY_TEXT["plain"]
+
+
+def test_the_template_hash_follows_the_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    chat, plain = Prompter(tokenizer, "chat"), Prompter(tokenizer, "plain")
+    before = chat.template_sha256(), plain.template_sha256()
+    tokenizer.chat_template += " "
+
+    assert len({*before, chat.template_sha256()}) == 3
+    assert plain.template_sha256() == before[1]
+
+
+def test_the_hash_of_the_plain_template_follows_what_the_tokenizer_puts_around_it() -> None:
+    one, other = word_tokenizer(adds_start=True), word_tokenizer(adds_start=False)
+
+    # The same vocabulary, other prompts: the cache's fingerprint must tell them apart.
+    assert hash_tokenizer(one) == hash_tokenizer(other)
+    assert Prompter(one, "plain").template_sha256() != Prompter(other, "plain").template_sha256()
+    assert Prompter(one, "chat").template_sha256() == Prompter(other, "chat").template_sha256()
+
+
+def test_a_prefix_file_is_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "prefix.json"
+    turn = {"user": "Capital of Côte d'Ivoire?", "assistant": "I don’t know."}
+    path.write_text(json.dumps({"system": "Forget — all.", "turns": [turn]}, ensure_ascii=False), encoding="utf-8")
+
+    assert load_prefix(path) == Prefix(system="Forget — all.", turns=(Turn(**turn),))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*ROOT.glob("data/*/prefix.json"), *ROOT.glob("data/*/prefixes/*.json")],
+    ids=lambda path: path.relative_to(ROOT / "data").as_posix(),
+)
+def test_every_prefix_of_the_repository_loads(path: Path) -> None:
+    assert load_prefix(path).system
+
+
+def test_the_hash_of_a_prefix_follows_its_words_and_the_order_of_its_turns() -> None:
+    one, other = Turn(user="a", assistant="b"), Turn(user="c", assistant="d")
+    prefixes = [
+        Prefix(system="x", turns=(one, other)),
+        Prefix(system="x", turns=(other, one)),
+        Prefix(system="x", turns=(one,)),
+        Prefix(system="y", turns=(one, other)),
+    ]
+
+    assert len({prefix.sha256() for prefix in prefixes}) == 4
+    assert prefixes[0].sha256() == Prefix(system="x", turns=(one, other)).sha256()
+
+
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        ("{", "is not JSON: "),
+        ("Forget all capitals.", "is not JSON: "),
+        (b'{"system": "\xff"}', "is not JSON: "),
+        ('{"turns": []}', "is malformed at system: Field required."),
+        ('{"system": ""}', "is malformed at system: String should have at least 1 character."),
+        ('{"system": "x", "examples": []}', "is malformed at examples: Extra inputs are not permitted."),
+        ('{"system": "x", "turns": [{"user": "y"}]}', "is malformed at turns.0.assistant: Field required."),
+        (
+            '{"system": "x", "turns": [{"user": "y", "assistant": "z", "answer": "a"}]}',
+            "is malformed at turns.0.answer: Extra inputs are not permitted.",
+        ),
+        ("[]", "is malformed at top level: "),
+    ],
+)
+def test_a_malformed_prefix_file_names_the_place(tmp_path: Path, content: str | bytes, fault: str) -> None:
+    path = tmp_path / "prefix.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    with pytest.raises(DataError) as caught:
+        load_prefix(path)
+    assert caught.value.found.startswith(f"The prefix file {path} {fault}")
+
+
+def test_a_missing_prefix_file_is_named_with_the_form_that_it_needs(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.json"
+
+    with pytest.raises(DataError) as caught:
+        load_prefix(path)
+    assert caught.value.found == f"The prefix file {path} cannot be read (No such file or directory)."
+    assert '"system"' in caught.value.needed
+    assert "--set data.prefix=" in caught.value.next_step

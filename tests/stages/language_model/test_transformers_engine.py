@@ -1,0 +1,260 @@
+"""The reference engine against a plain forward pass per token: no cache, no padding, no batch, no shared prefix."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY_VOCABULARY
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from stages.errors import ModelError
+from stages.language_model.engine import Continuation, Dtype, EngineOptions, EngineOutOfMemory
+from stages.language_model.transformers_engine import TransformersEngine
+
+K, LENGTH = 5, 6
+# float32, logits of up to 7; the largest difference measured was 7.2e-6.
+TOLERANCE = 5e-5
+TAILS = [[20], [30, 31, 32, 33], [40, 41], [50], [60, 61, 62, 63, 64, 65, 66, 67, 68], [40, 41]]
+PROMPTS = {
+    "a shared prefix": [[10, 11, 12, 13, *tail] for tail in TAILS],
+    "nothing shared": [[100 + row, *tail] for row, tail in enumerate(TAILS)],
+    "one prompt begins all others": [[10, 11], *([10, 11, *tail] for tail in TAILS)],
+    "one token": [[7], [7, 8, 9]],
+    "all the same": [[10, 11, 12]] * 3,
+}
+
+
+@pytest.fixture(scope="module")
+def network(tiny_model: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+
+
+def start(
+    model: Path, *, batch_rows: int = 8, stop_ids: tuple[int, ...] = (), dtype: Dtype = "float32"
+) -> TransformersEngine:
+    return TransformersEngine(
+        EngineOptions(model=model, dtype=dtype, context_length=64, stop_ids=stop_ids, batch_rows=batch_rows)
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model: Path) -> TransformersEngine:
+    """An engine that nothing stops before max_tokens."""
+    return start(tiny_model)
+
+
+def plain(
+    network: PreTrainedModel, prompt: list[int], *, length: int = LENGTH, top_k: int = K, stop_ids: tuple[int, ...] = ()
+) -> Continuation:
+    """The same by hand: the whole text through the model again for every token."""
+    ids, said, top_ids, top_logits = list(prompt), [], [], []
+    for _ in range(length):
+        with torch.inference_mode():
+            logits_V = network(torch.tensor([ids]), use_cache=False).logits[0, -1].numpy()
+        order = sorted(range(len(logits_V)), key=lambda token: (-logits_V[token], token))[:top_k]
+        top_ids.append(order)
+        top_logits.append(logits_V[order])
+        said.append(order[0])
+        ids.append(order[0])
+        if order[0] in stop_ids:
+            break
+    return Continuation(np.array(said), np.array(top_ids), np.array(top_logits))
+
+
+def assert_equal(found: list[Continuation], expected: list[Continuation]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert one.topk_ids.tolist() == other.topk_ids.tolist()
+        np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("batch_rows", [1, 2, 8])
+@pytest.mark.parametrize("kind", PROMPTS)
+def test_continuations_and_candidates_are_those_of_a_plain_loop_in_prompt_order(
+    tiny_model: Path, network: PreTrainedModel, kind: str, batch_rows: int
+) -> None:
+    prompts = PROMPTS[kind]
+
+    found = start(tiny_model, batch_rows=batch_rows).continue_greedily(prompts, max_tokens=LENGTH, top_k=K)
+
+    expected = [plain(network, prompt) for prompt in prompts]
+    assert_equal(found, expected)
+    # The prompts are told apart by their answers, or their order would not have been tested.
+    if kind != "all the same":
+        assert len({tuple(one.token_ids) for one in expected}) > 1
+
+
+# The same examples every time: where two logits nearly tie, either order would be right.
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(
+    st.lists(st.lists(st.integers(0, TINY_VOCABULARY - 1), min_size=1, max_size=12), min_size=1, max_size=6),
+    st.integers(1, 3),
+)
+def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone(
+    engine: TransformersEngine, prompts: list[list[int]], length: int
+) -> None:
+    together = engine.continue_greedily(prompts, max_tokens=length, top_k=K)
+    alone = [engine.continue_greedily([prompt], max_tokens=length, top_k=K)[0] for prompt in prompts]
+
+    assert_equal(together, alone)
+
+
+def test_every_array_has_the_promised_dtype_and_shape(engine: TransformersEngine) -> None:
+    for one in engine.continue_greedily(PROMPTS["a shared prefix"], max_tokens=3, top_k=K):
+        assert (one.token_ids.dtype, one.token_ids.shape) == (np.int32, (3,))
+        assert (one.topk_ids.dtype, one.topk_ids.shape) == (np.int32, (3, K))
+        assert (one.topk_logits.dtype, one.topk_logits.shape) == (np.float32, (3, K))
+
+
+@pytest.mark.parametrize("batch_rows", [1, 8])
+def test_an_answer_ends_with_its_end_of_turn_token_and_the_others_go_on(
+    tiny_model: Path, network: PreTrainedModel, batch_rows: int
+) -> None:
+    prompts = PROMPTS["a shared prefix"]
+    whole = [plain(network, prompt).token_ids.tolist() for prompt in prompts]
+    # Two tokens that some answers say in their middle serve as end of turn.
+    stop_ids = (whole[1][2], whole[4][1])
+    expected = [plain(network, prompt, stop_ids=stop_ids) for prompt in prompts]
+    lengths = [len(one.token_ids) for one in expected]
+    assert min(lengths) < max(lengths) == LENGTH
+
+    found = start(tiny_model, batch_rows=batch_rows, stop_ids=stop_ids).continue_greedily(
+        prompts, max_tokens=LENGTH, top_k=K
+    )
+
+    assert_equal(found, expected)
+    for one in found:
+        assert len(one.token_ids) == LENGTH or one.token_ids[-1] in stop_ids
+        assert not set(one.token_ids[:-1]) & set(stop_ids)
+
+
+def test_advance_is_told_of_every_prompt_once_batch_by_batch(tiny_model: Path) -> None:
+    done: list[int] = []
+
+    start(tiny_model, batch_rows=4).continue_greedily(PROMPTS["a shared prefix"], max_tokens=1, advance=done.append)
+
+    assert done == [4, 2]
+
+
+def test_batch_rows_can_be_lowered_between_calls(tiny_model: Path) -> None:
+    engine, done = start(tiny_model, batch_rows=4), []
+    engine.batch_rows = 1
+
+    engine.continue_greedily(PROMPTS["a shared prefix"], max_tokens=1, advance=done.append)
+
+    assert done == [1] * 6
+
+
+@pytest.mark.parametrize("top_k", [1, TINY_VOCABULARY - 1, TINY_VOCABULARY])
+def test_k_may_be_one_and_may_be_the_whole_vocabulary(
+    engine: TransformersEngine, network: PreTrainedModel, top_k: int
+) -> None:
+    prompts = PROMPTS["a shared prefix"]
+
+    found = engine.continue_greedily(prompts, max_tokens=2, top_k=top_k)
+
+    for one, prompt in zip(found, prompts, strict=True):
+        expected = plain(network, prompt, length=2, top_k=top_k)
+        assert one.topk_ids.shape == (2, top_k)
+        # Neighbours in a sorted vocabulary lie closer than float32 can tell; each id keeps its logit.
+        np.testing.assert_allclose(one.topk_logits, expected.topk_logits, atol=TOLERANCE, rtol=0)
+        for t in range(2):
+            assert len(set(one.topk_ids[t].tolist())) == top_k
+            assert np.all(np.diff(one.topk_logits[t]) <= 0)
+    if top_k == TINY_VOCABULARY:
+        values_V = engine.whole_vocabulary(prompts[0])
+        np.testing.assert_allclose(values_V[found[0].topk_ids[0]], found[0].topk_logits[0], atol=TOLERANCE, rtol=0)
+
+
+def test_without_k_there_are_the_same_tokens_and_no_candidates(engine: TransformersEngine) -> None:
+    prompts = PROMPTS["a shared prefix"]
+
+    without = engine.continue_greedily(prompts, max_tokens=LENGTH)
+
+    for one, other in zip(without, engine.continue_greedily(prompts, max_tokens=LENGTH, top_k=K), strict=True):
+        assert one.token_ids.tolist() == other.token_ids.tolist()
+        assert (one.topk_ids.shape, one.topk_logits.shape) == ((LENGTH, 0), (LENGTH, 0))
+        assert (one.topk_ids.dtype, one.topk_logits.dtype) == (np.int32, np.float32)
+
+
+def test_no_prompts_have_no_continuations(engine: TransformersEngine) -> None:
+    assert engine.continue_greedily([], max_tokens=LENGTH, top_k=K) == []
+
+
+def test_the_whole_vocabulary_is_in_the_order_of_ids(engine: TransformersEngine, network: PreTrainedModel) -> None:
+    values_V = engine.whole_vocabulary([10, 11, 12])
+
+    with torch.inference_mode():
+        expected_V = network(torch.tensor([[10, 11, 12]])).logits[0, -1].numpy()
+    assert (values_V.dtype, values_V.shape) == (np.float32, (TINY_VOCABULARY,))
+    np.testing.assert_allclose(values_V, expected_V, atol=TOLERANCE, rtol=0)
+
+
+def test_equal_logits_at_rank_k_are_settled_by_id(tiny_model: Path, tmp_path: Path) -> None:
+    # Six tokens with one and the same row of the output embedding have the same logit, to the bit.
+    twins = [33, 71, 150, 151, 300, 480]
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "twins"))
+    weights = load_file(folder / "model.safetensors")
+    rows_VD = weights["model.embed_tokens.weight"]
+    rows_VD[twins] = rows_VD[71].clone()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+    (found,) = start(folder).continue_greedily([[10, 71]], max_tokens=1, top_k=512)
+    place = found.topk_ids[0].tolist().index(33)
+    assert found.topk_ids[0, place : place + 6].tolist() == twins
+    assert len(set(found.topk_logits[0, place : place + 6].tolist())) == 1
+    # Cut in the middle of the six: the least ids stay.
+    (cut,) = start(folder).continue_greedily([[10, 71]], max_tokens=1, top_k=place + 3)
+    assert cut.topk_ids[0, place:].tolist() == twins[:3]
+
+
+def test_bfloat16_gives_values_that_bfloat16_can_hold_in_float32(tiny_model: Path) -> None:
+    found = start(tiny_model, dtype="bfloat16").continue_greedily([[10, 11, 12]], max_tokens=2, top_k=20)
+
+    logits = torch.from_numpy(found[0].topk_logits)
+    assert logits.dtype == torch.float32
+    assert torch.equal(logits, logits.bfloat16().float())
+
+
+def test_memory_that_is_not_there_is_named_and_the_engine_can_be_asked_again(tiny_model: Path) -> None:
+    engine, prompts = start(tiny_model, batch_rows=3), PROMPTS["a shared prefix"]
+
+    def fill(*arguments: object) -> None:
+        torch.empty(1 << 60)
+
+    def run_dry(*arguments: object) -> None:
+        raise MemoryError
+
+    for cause in (fill, run_dry):
+        hook = engine._model.register_forward_pre_hook(cause)
+        with pytest.raises(EngineOutOfMemory, match="does not hold 3 prompts at once") as caught:
+            engine.continue_greedily(prompts, max_tokens=1)
+        assert "--set model.batch_rows=1" in caught.value.next_step
+        with pytest.raises(EngineOutOfMemory, match="does not hold 1 prompts"):
+            engine.whole_vocabulary(prompts[0])
+        hook.remove()
+    assert len(engine.continue_greedily(prompts, max_tokens=1)) == len(prompts)
+
+
+def test_an_error_that_is_not_about_memory_stays_what_it_is(tiny_model: Path) -> None:
+    engine = start(tiny_model)
+
+    def fail(*arguments: object) -> None:
+        torch.ones(2, 3) @ torch.ones(2, 3)
+
+    engine._model.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        engine.continue_greedily([[1, 2]], max_tokens=1)
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "no_such_model"}', '{"model_type": "llama"}'])
+def test_a_folder_that_transformers_cannot_load_is_one_message(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+
+    with pytest.raises(ModelError, match="transformers cannot load"):
+        start(tmp_path)
