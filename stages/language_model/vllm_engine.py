@@ -12,6 +12,7 @@ import numpy as np
 
 from stages.errors import EngineError
 from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, sort_candidates
+from stages.language_model.folder import vocab_size
 from stages.language_model.hardware import cuda_is_available, describe_hardware
 
 OLDEST_VLLM = (0, 26)
@@ -43,6 +44,7 @@ class VllmEngine:
         self._sampling = vllm.SamplingParams
         self.batch_rows = options.batch_rows
         self._stop_ids = list(options.stop_ids)
+        self._vocabulary = vocab_size(options.model)
         self._llm = vllm.LLM(
             model=str(options.model),
             dtype=options.dtype,
@@ -73,7 +75,8 @@ class VllmEngine:
         params = self._sampling(
             temperature=0,
             max_tokens=max_tokens,
-            logprobs=top_k + TIE_MARGIN if top_k else None,
+            # vLLM refuses a request for more candidates than there are tokens.
+            logprobs=min(top_k + TIE_MARGIN, self._vocabulary) if top_k else None,
             flat_logprobs=True,
             detokenize=False,
             stop_token_ids=self._stop_ids,

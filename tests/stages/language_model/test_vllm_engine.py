@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, TINY_VOCABULARY
 
 from pipeline.isolation import in_own_process
 from stages.errors import EngineError
@@ -23,6 +23,7 @@ from stages.language_model.engine import (
 )
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer, vocab_size
 from stages.language_model.prompts import Prompter, load_prefix
+from stages.language_model.transformers_engine import TransformersEngine
 
 pytestmark = [
     pytest.mark.slow,
@@ -194,3 +195,25 @@ def test_a_vllm_that_is_too_old_for_raw_logits_is_refused_before_it_loads_a_mode
     assert caught.value.found == "vLLM 0.25.1 is installed."
     assert "vllm >= 0.26" in caught.value.needed
     assert "make setup" in caught.value.next_step
+
+
+def large_k(model: Path, top_ks: list[int]) -> list[list[Continuation]]:
+    """Two prompts at each K through vLLM, and none at all."""
+    engine = start_engine(
+        "vllm", EngineOptions(model=model, dtype="float32", context_length=64, stop_ids=(2,), batch_rows=BATCH_ROWS)
+    )
+    assert engine.continue_greedily([], max_tokens=2, top_k=K) == []
+    return [engine.continue_greedily([[10, 11], [10, 11, 12]], max_tokens=2, top_k=top_k) for top_k in top_ks]
+
+
+def test_k_may_be_the_whole_vocabulary_for_vllm_too(tiny_model: Path) -> None:
+    reference = TransformersEngine(EngineOptions(model=tiny_model, dtype="float32", context_length=64, stop_ids=(2,)))
+    # 8 more than K are asked of vLLM: 504 is the largest K that leaves room for them.
+    top_ks = [TINY_VOCABULARY - 8, TINY_VOCABULARY - 7, TINY_VOCABULARY]
+
+    for top_k, found in zip(top_ks, in_own_process(large_k, tiny_model, top_ks), strict=True):
+        expected = reference.continue_greedily([[10, 11], [10, 11, 12]], max_tokens=2, top_k=top_k)
+        for one, other in zip(found, expected, strict=True):
+            assert one.topk_ids.shape == other.topk_ids.shape == (2, top_k)
+            assert all(len(set(ids_K.tolist())) == top_k for ids_K in one.topk_ids)
+            np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=1e-4, rtol=0)
