@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.console import quieten_libraries
+from stages.errors import DataError
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
 from stages.language_model.prompts import Prompter, load_prefix
@@ -30,11 +31,19 @@ def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: s
     prompter = Prompter(tokenizer, template)  # type: ignore[arg-type]
     told = load_prefix(prefix) if prefix else None
     stop = tuple(end_of_turn_ids(folder, tokenizer))
-    options = EngineOptions(model=folder, dtype="float32", context_length=context_length(folder), stop_ids=stop)
+    limit = context_length(folder)
+    options = EngineOptions(model=folder, dtype="float32", context_length=limit, stop_ids=stop)
     engine = start_engine("transformers", options)
 
     def answer(question: str) -> None:
-        (said,) = engine.continue_greedily([prompter.ids(question, told)], max_tokens=max_tokens)
+        prompt = prompter.ids(question, told)
+        if (needed := len(prompt) + max_tokens) > limit:
+            raise DataError(
+                f"Prompt and answer take {needed} tokens, {model} holds {limit}.",
+                "Nothing is truncated, so the question was not asked.",
+                "Shorten the question or the prefix, or lower --max-tokens.",
+            )
+        (said,) = engine.continue_greedily([prompt], max_tokens=max_tokens)
         click.echo(prompter.decode(said.token_ids.tolist()))
 
     for question in questions:

@@ -1,7 +1,7 @@
 """`duet compare`: several evaluations side by side, as the Markdown tables that the docs show."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,54 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
       duet compare runs/tuning/*/evaluation.json --out docs/tuning.md
       duet compare --mean runs/seed-*/evaluation.json
     """
-    found = [_load(path) for path in evaluations]
-    text = "\n".join(seed_table(found) if as_seeds else run_table(found)) + "\n"
+    found = {path: _load(path) for path in evaluations}
+    refuse_other_questions(found)
+    if as_seeds:
+        refuse_other_settings(found)
+    text = "\n".join((seed_table if as_seeds else run_table)(list(found.values()))) + "\n"
     click.echo(text)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())
 
 
+def refuse_other_questions(evaluations: Mapping[Path, dict[str, Any]]) -> None:
+    """Raise DataError unless all were asked the same files and attacks: other questions, other figures."""
+    first = next(iter(evaluations))
+    for path, evaluation in evaluations.items():
+        if differing := set(_asked(evaluation)) ^ set(_asked(evaluations[first])):
+            file, attack = min(differing, key=str)
+            raise DataError(
+                f"{path} and {first} were asked different questions: only one has {file}{f', {attack} prompt' if attack else ''}.",
+                "Their scores cannot stand in one table.",
+                "Compare evaluations with the same [evaluation.questions] and attacks.",
+            )
+
+
+def refuse_other_settings(evaluations: Mapping[Path, dict[str, Any]]) -> None:
+    """Raise DataError unless each run has a seed of its own and nothing else: a mean over anything else says nothing."""
+    settings = [_flat(evaluation["run"]["settings"]) for evaluation in evaluations.values()]
+    seeds = [each["student.seed"] for each in settings]
+    if len(set(seeds)) < len(seeds):
+        fault = f"The seeds are {', '.join(map(str, seeds))}: one of them counts twice."
+    elif others := [key for key in _differing(settings) if key != "student.seed"]:
+        fault = f"The runs differ in {', '.join(others)}."
+    elif len({evaluation["run"]["inputs"]["base"] for evaluation in evaluations.values()}) > 1:
+        fault = "The runs differ in the contents of the base model, the prefix or a question file."
+    else:
+        return
+    raise DataError(
+        fault,
+        "A mean was asked for over runs that differ in student.seed only.",
+        "Leave --mean out to see them side by side.",
+    )
+
+
 def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Base and teacher once, then a row per run: the settings that differ, ROUGE-L recall per file, worst degenerate."""
     settings = [_flat(evaluation["run"]["settings"]) for evaluation in evaluations]
-    keys = [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
-    columns = list(dict.fromkeys((s["file"], s["attack"]) for s in evaluations[0]["scores"]))
+    keys = _differing(settings)
+    columns = _asked(evaluations[0])
     forget = evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]
     titles = [f"{file}{', ' + attack if attack else ''} {'↓' if file in forget else '↑'}" for file, attack in columns]
     yield f"| run | {' | '.join([*titles, 'refusals on ' + forget[0], 'refusals elsewhere', 'degenerate, worst file'])} |"
@@ -117,10 +152,38 @@ def _made_with(evaluations: Sequence[dict[str, Any]]) -> str:
 def _load(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
-        found["run"]["settings"], found["scores"]
+        run, settings = found["run"], found["run"]["settings"]
+        needed = (
+            run["base"],
+            run["inputs"]["base"],
+            run["hardware"],
+            settings["evaluation"]["forget_files"],
+            _asked(found),
+        )
+        complete = all(needed) and "seed" in settings["student"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} is not an evaluation.", "A file that `duet evaluate` wrote was needed.") from error
+        raise _no_evaluation(path) from error
+    if not complete:
+        raise _no_evaluation(path)
     return found
+
+
+def _no_evaluation(path: Path) -> DataError:
+    return DataError(
+        f"{path} is not an evaluation.",
+        "A file that `duet evaluate` wrote was needed.",
+        "Make one:  duet evaluate --config … --model … --out …",
+    )
+
+
+def _asked(evaluation: dict[str, Any]) -> list[tuple[str, str | None]]:
+    """File and attack of every score, in order."""
+    return list(dict.fromkeys((score["file"], score["attack"]) for score in evaluation["scores"]))
+
+
+def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
+    """Settings that do not have one value in all runs."""
+    return [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

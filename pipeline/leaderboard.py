@@ -59,17 +59,20 @@ class Leaderboard:
 
     def collect(self, trials: Sequence["optuna.trial.FrozenTrial"], sweep: "Sweep") -> None:
         """Read every run that the study knows, the best first, and write leaderboard.{parquet,md,png}."""
-        latest = {json.dumps(trial.params, sort_keys=True): trial for trial in trials if trial.state.is_finished()}
+        # A trial that was killed before its point was chosen says nothing.
+        told = [trial for trial in trials if trial.state.is_finished() and "axes" in trial.user_attrs]
+        latest = {json.dumps(trial.user_attrs["axes"], sort_keys=True): trial for trial in told}
         rows = []
         for trial in latest.values():
+            axes = trial.user_attrs["axes"]
             if "run" in trial.user_attrs:
                 run = self.folder / trial.user_attrs["run"]
-                rows.append({**self._row(run), "command": self._command(run, trial.params, sweep), **trial.params})
+                rows.append({**self._row(run), "command": self._command(run, axes, sweep), **axes})
                 for model in ("base", "teacher"):
                     self.others.setdefault(model, self.objectives(run, model))
             else:
                 error = trial.user_attrs.get("error", "interrupted")
-                rows.append({"state": "failed", "error": error, **trial.params})
+                rows.append({"state": "failed", "error": error, **axes})
         frame = pl.DataFrame(rows, infer_schema_length=None)
         if "shift" in frame.columns:
             frame = frame.sort("shift", descending=True, nulls_last=True)
@@ -102,8 +105,8 @@ class Leaderboard:
             **scores,
         }
 
-    def _command(self, run: Path, params: dict[str, Any], sweep: "Sweep") -> str:
-        values = [*sweep.overrides, *(f"{name}={json.dumps(value)}" for name, value in params.items())]
+    def _command(self, run: Path, axes: dict[str, Any], sweep: "Sweep") -> str:
+        values = [*sweep.overrides, *(f"{name}={json.dumps(value)}" for name, value in axes.items())]
         options = " ".join(f"--set {shlex.quote(value)}" for value in values if not value.startswith("sweep."))
         cache = json.loads((run / "run.json").read_bytes())["cache"]
         return f"duet distill --config {shlex.quote(sweep.config)} {options} --cache {cache} --out RUN"

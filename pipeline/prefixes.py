@@ -10,6 +10,7 @@ from pipeline.evaluate import question_files
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
 from pipeline.settings import Settings, load_settings
+from stages.errors import DataError
 from stages.files import write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
@@ -49,13 +50,21 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
     tokenizer = load_tokenizer(model)
     prompter = Prompter(tokenizer, settings.model.template)
     loaded = {path.stem: load_prefix(path) for path in candidates}
-    needed = max(longest_prompt(prompter, files, prefix, ()) for prefix in loaded.values())
+    lengths = {name: longest_prompt(prompter, files, prefix, ()) for name, prefix in loaded.items()}
+    longest = max(lengths, key=lambda name: lengths[name])
+    needed = lengths[longest] + settings.evaluation.max_tokens
+    if needed > (limit := context_length(model)):
+        raise DataError(
+            f"Behind the prefix {longest}, the longest prompt and answer take {needed} tokens, {model} holds {limit}.",
+            "Nothing is truncated, because half a prefix is another prefix; nothing was asked.",
+            "Shorten the prefix, or lower evaluation.max_tokens.",
+        )
     engine = start_engine(
         settings.model.engine,
         EngineOptions(
             model=model,
             dtype=settings.model.dtype,
-            context_length=min(needed + settings.evaluation.max_tokens, context_length(model)),
+            context_length=needed,
             stop_ids=tuple(end_of_turn_ids(model, tokenizer)),
             batch_rows=settings.model.batch_rows,
             gpus=settings.model.gpus,

@@ -7,18 +7,30 @@ import tomllib
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from stages.errors import SettingsError
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
 from stages.student.settings import StudentSettings
 
+# Pydantic's own steps inside a location: which kind of axis it is, and that a key is at fault.
+NOT_KEYS = ("[list]", "[range]", "[key]")
+
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelSettings(Section):
@@ -78,10 +90,11 @@ class EvaluationSettings(Section):
 
     @model_validator(mode="after")
     def _known_files(self) -> "EvaluationSettings":
-        if self.questions:
+        for files in ("questions", "validation"):
+            named = getattr(self, files)
             for field in ("forget_files", "attacked_files"):
-                if unknown := set(getattr(self, field)) - self.questions.keys():
-                    raise ValueError(f"{field} names {sorted(unknown)[0]!r}, which is not under questions")
+                if named and (unknown := set(getattr(self, field)) - named.keys()):
+                    raise ValueError(f"{field} names {sorted(unknown)[0]!r}, which is not under {files}")
         return self
 
 
@@ -92,11 +105,28 @@ class Range(Section):
     high: int | float = Field(description="Greatest value.")
     log: bool = Field(False, description="Draw the logarithm evenly, as fits a learning rate.")
 
+    @model_validator(mode="after")
+    def _not_empty(self) -> "Range":
+        if self.low > self.high:
+            raise ValueError(f"low is {self.low}, above high, which is {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low}; a logarithm needs more than 0")
+        return self
+
+
+def _axis_kind(value: Any) -> str:
+    return "[range]" if isinstance(value, dict | Range) else "[list]"
+
+
+Axis = Annotated[
+    Annotated[tuple[Any, ...], Tag("[list]")] | Annotated[Range, Tag("[range]")], Discriminator(_axis_kind)
+]
+
 
 class SweepSettings(Section):
     """What `duet sweep` varies on one frozen cache; other commands ignore it."""
 
-    axes: dict[Literal["student", "teacher"], dict[str, tuple[Any, ...] | Range]] = Field(
+    axes: dict[Literal["student", "teacher"], dict[str, Axis]] = Field(
         default_factory=dict,
         description="Values by setting: any of student; teacher.top_k and teacher.positions, up to the cache's own.",
     )
@@ -160,17 +190,20 @@ def load_settings(config: str, overrides: Sequence[str] = ()) -> Settings:
         return Settings.model_validate(values)
     except ValidationError as error:
         fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
+        where = ".".join(str(part) for part in fault["loc"] if part not in NOT_KEYS)
         if fault["type"] == "extra_forbidden":
             raise SettingsError(
                 f"{config} sets {where}, and there is no such setting.",
                 _known_keys(fault["loc"]),
                 "All of them with their meaning:  duet settings",
             ) from error
-        what = fault["msg"].removeprefix("Value error, ")
-        given = "" if fault["type"] == "missing" else f" (given: {fault['input']!r})"
+        what = fault["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
+        # A missing value was not given, and a bad combination is no single one.
+        given = "" if fault["type"] in ("missing", "value_error") else f" (given: {fault['input']!r})"
         raise SettingsError(
-            f"{config}: {where or 'settings'}: {what}{given}.", "", "All settings with their meaning:  duet settings"
+            f"{config}: {where or 'settings'}: {what}{given}.",
+            "Settings are checked before anything is loaded, so nothing was run.",
+            "All of them with their meaning:  duet settings",
         ) from error
 
 
@@ -190,14 +223,22 @@ def _read_toml(config: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{config} is not TOML: {error}.", "Nothing was run.", "Correct that line.") from error
+        raise SettingsError(
+            f"{config} is not TOML: {error}.",
+            "Settings are checked before anything is loaded, so nothing was run.",
+            "Correct that line; pipeline/presets/capitals.toml is an example.",
+        ) from error
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     keys = name.strip().split(".")
     if not separator or len(keys) < 2 or not all(keys):
-        raise SettingsError(f"--set {override} is not section.key=value.", "", "For instance:  --set student.epochs=4")
+        raise SettingsError(
+            f"--set {override} is not section.key=value.",
+            "One setting was needed, by its section and its key.",
+            "For instance:  --set student.epochs=4",
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -206,12 +247,19 @@ def _apply(values: dict[str, Any], override: str) -> None:
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
-            raise SettingsError(f"--set {override}: {key} is a value, not a section.")
+            raise SettingsError(
+                f"--set {override}: {key} is a value, not a section.",
+                "Only a section has keys.",
+                "All settings with their meaning:  duet settings",
+            )
     table[keys[-1]] = value
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:
     section: Any = Settings
     for part in location[:-1]:
+        if part == "axes":  # below it, under any name, come the keys of a range
+            section = Range
+            break
         section = section.model_fields[str(part)].annotation
     return f"Known here: {', '.join(section.model_fields)}."

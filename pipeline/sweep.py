@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 Axes = Mapping[str, Any]
 PLAN, JOURNAL = "sweep.json", "optuna.journal"
+# Where a trial keeps its point: Optuna's own categories could not grow when an axis of a grid does.
+AXES = "axes"
 
 
 class RunFailed(DuetError):
@@ -101,10 +103,18 @@ class Sweep:
     def claim(self) -> None:
         """Make the folder this sweep's. Raises OutputExists if it holds another one, or something else.
 
-        More values on an axis are the same sweep; another cache or other fixed settings are not.
+        More values on an axis of a grid are the same sweep; another cache, other fixed settings, and another space to
+        search are not: what a sampler learned in one space says nothing about the next.
         """
         fixed = self.settings.model_dump(mode="json", exclude={"sweep"})
-        plan = {"cache_id": self.cache_id, "held_out": self.held_out, "settings_sha256": sha256_json(fixed)}
+        search = self.settings.sweep.model_dump(mode="json", exclude={"trials"})
+        grid_only = self.settings.sweep.sampler == "grid"
+        plan = {
+            "cache_id": self.cache_id,
+            "held_out": self.held_out,
+            "settings_sha256": sha256_json(fixed),
+            "search": "grid" if grid_only else search,
+        }
         path = self.folder / PLAN
         if path.is_file():
             found = json.loads(path.read_bytes())
@@ -192,6 +202,7 @@ def run_all(base: Sweep, board: Leaderboard, jobs: int) -> None:
 
     def objective(trial: "optuna.Trial") -> tuple[float, float]:
         axes = choose(trial, settings)
+        trial.set_user_attr(AXES, axes)
         named = ", ".join(f"{name.split('.')[1]} {value}" for name, value in axes.items())
         gpu = gpus.get()
         try:
@@ -207,7 +218,8 @@ def run_all(base: Sweep, board: Leaderboard, jobs: int) -> None:
         say(f"done: {named}: forget {forget:.1f}, kept {kept:.1f}")
         return forget, kept
 
-    say(f"{base.folder}: {len(study.get_trials(deepcopy=False)) - todo} runs are known, {todo} to do.")
+    finished = study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.COMPLETE])
+    say(f"{base.folder}: {len(finished)} runs are finished, {todo} to do.")
     if todo:
         study.optimize(objective, n_trials=todo, n_jobs=jobs, catch=(RunFailed,))
     board.collect(study.get_trials(deepcopy=False), base)
@@ -219,15 +231,16 @@ def open_study(folder: Path, settings: SweepSettings) -> "optuna.Study":
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
-    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
-    sampler = samplers.get(settings.sampler, optuna.samplers.RandomSampler)
-    return optuna.create_study(
+    study = optuna.create_study(
         storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
         study_name="sweep",
-        sampler=sampler(seed=settings.seed),
         directions=["minimize", "maximize"],
         load_if_exists=True,
     )
+    sampler = optuna.samplers.TPESampler if settings.sampler == "tpe" else optuna.samplers.RandomSampler
+    # A sampler's state is not stored: with the seed alone, a sweep that goes on would draw its first points again.
+    study.sampler = sampler(seed=settings.seed + len(study.get_trials(deepcopy=False)))
+    return study
 
 
 def enqueue(study: "optuna.Study", settings: SweepSettings) -> int:
@@ -236,30 +249,35 @@ def enqueue(study: "optuna.Study", settings: SweepSettings) -> int:
 
     trials = study.get_trials(deepcopy=False)
     state = optuna.trial.TrialState
-    done = [trial.params for trial in trials if trial.state == state.COMPLETE]
-    waiting = [trial.system_attrs.get("fixed_params") for trial in trials if trial.state == state.WAITING]
-    wanted: list[dict[str, Any]] = []
+    done = [trial.user_attrs[AXES] for trial in trials if trial.state == state.COMPLETE]
+    waiting = [trial for trial in trials if trial.state == state.WAITING]
     if settings.sampler == "grid":
-        wanted = [flat for flat in grid(settings) if flat not in done]
-    else:
-        wanted = [trial.params for trial in trials if trial.state == state.FAIL and trial.params not in done]
-    unique = [flat for index, flat in enumerate(wanted) if flat not in wanted[:index]]
-    for params in unique:
-        if params not in waiting:
-            study.enqueue_trial(params)
-    if settings.sampler == "grid":
-        return len(unique)
-    return max(settings.trials - len(done), len(unique))
+        queued = [trial.user_attrs[AXES] for trial in waiting]
+        missing = [point for point in grid(settings) if point not in done]
+        for point in missing:
+            if point not in queued:
+                study.enqueue_trial({}, user_attrs={AXES: point})
+        return len(missing)
+    # A failed point that nobody retried yet; Optuna hands out what is queued before it draws anew.
+    known = done + [trial.system_attrs["fixed_params"] for trial in waiting]
+    for trial in trials:
+        if trial.state == state.FAIL and trial.params and trial.params not in known:
+            study.enqueue_trial(trial.params)
+            known.append(trial.params)
+    return max(settings.trials - len(done), len(known) - len(done))
 
 
 def grid(settings: SweepSettings) -> list[dict[str, Any]]:
-    """Every combination of the axes, the last axis fastest."""
+    """Every combination of the axes once, the last axis fastest."""
     axes = {f"{section}.{key}": values for section, keys in settings.axes.items() for key, values in keys.items()}
-    return [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    points = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    return [point for index, point in enumerate(points) if point not in points[:index]]
 
 
 def choose(trial: "optuna.Trial", settings: SweepSettings) -> dict[str, Any]:
-    """The trial's value on every axis."""
+    """The trial's value on every axis: of a grid the point that was queued, else what the sampler draws."""
+    if settings.sampler == "grid":
+        return dict(trial.user_attrs[AXES])
     chosen: dict[str, Any] = {}
     for section, keys in settings.axes.items():
         for key, values in keys.items():

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -21,6 +22,7 @@ from packaging.requirements import Requirement
 
 REQUIREMENTS = ROOT / "requirements"
 PROFILES = ("cpu", "cuda", "portable")
+Machine = Callable[[str, str], None]
 MY_PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
 
@@ -35,7 +37,7 @@ def script() -> ModuleType:
 
 
 @pytest.fixture
-def machine(script: ModuleType, monkeypatch: pytest.MonkeyPatch):
+def machine(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Make the script believe in another machine."""
 
     def become(platform: str, processor: str) -> None:
@@ -75,9 +77,6 @@ def normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-# The locks
-
-
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_lock_pins_everything_that_is_asked_for_at_a_version_that_was_asked_for(profile: str) -> None:
     pinned = pins(profile)
@@ -102,8 +101,7 @@ def test_a_lock_names_exact_versions_and_nothing_else(profile: str) -> None:
     for line in lines_of(f"{profile}.txt"):
         assert re.fullmatch(r"[\w.\-]+==[\w.+!]+( ; [^#]+)?\s+# via .+", line), line
     assert len(pins(profile)) == len(lines_of(f"{profile}.txt"))
-    assert [Requirement(line).specifier for line in lines_of("model.txt")] != []
-    assert all("==" in line for line in lines_of("model.txt"))
+    assert [line.count("==") for line in lines_of("model.txt")] == [1]
 
 
 def test_the_lock_of_this_venv_is_complete(script: ModuleType) -> None:
@@ -159,10 +157,7 @@ def test_no_lock_names_a_host_an_index_or_a_folder() -> None:
             assert word not in text, f"{path.name} holds {word}"
 
 
-# What the script makes of a lock
-
-
-def test_torch_comes_first_and_what_is_built_comes_last(script: ModuleType, machine) -> None:
+def test_torch_comes_first_and_what_is_built_comes_last(script: ModuleType, machine: Machine) -> None:
     machine("linux", "x86_64")
     for profile in PROFILES:
         torch, wheels, source = script.read_lock(profile)
@@ -183,14 +178,14 @@ def test_torch_comes_first_and_what_is_built_comes_last(script: ModuleType, mach
     ],
 )
 def test_only_the_cuda_profile_takes_the_torch_that_brings_cuda_on_linux(
-    script: ModuleType, machine, profile: str, platform: str, local: str
+    script: ModuleType, machine: Machine, profile: str, platform: str, local: str
 ) -> None:
     machine(platform, "x86_64")
 
-    assert script.read_lock(profile)[0] == "torch==2.13.0" + local
+    assert script.read_lock(profile)[0] == f"torch=={pins('cuda')['torch']}{local}"
 
 
-def test_only_the_intel_packages_are_left_out_on_arm(script: ModuleType, machine) -> None:
+def test_only_the_intel_packages_are_left_out_on_arm(script: ModuleType, machine: Machine) -> None:
     machine("linux", "x86_64")
     _, on_x86, _ = script.read_lock("cpu")
     machine("linux", "aarch64")
@@ -198,9 +193,6 @@ def test_only_the_intel_packages_are_left_out_on_arm(script: ModuleType, machine
 
     assert {line.split("==")[0] for line in set(on_x86) - set(on_arm)} == {"intel-openmp", "intel-cmplr-lib-ur"}
     assert set(on_arm) < set(on_x86)
-
-
-# The profile
 
 
 @pytest.mark.parametrize(
@@ -217,7 +209,7 @@ def test_only_the_intel_packages_are_left_out_on_arm(script: ModuleType, machine
 )
 def test_the_profile_is_what_fits_the_machine(
     script: ModuleType,
-    machine,
+    machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     platform: str,
@@ -244,7 +236,7 @@ def test_a_driver_is_there_if_its_tool_says_so(
 
 
 def test_the_variable_overrides_the_machine_and_the_option_overrides_both(
-    script: ModuleType, machine, monkeypatch: pytest.MonkeyPatch
+    script: ModuleType, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine("linux", "x86_64")
     monkeypatch.setenv("DUET_PROFILE", "portable")
@@ -269,7 +261,7 @@ def test_the_variable_overrides_the_machine_and_the_option_overrides_both(
 )
 def test_a_profile_that_cannot_be_is_refused_in_one_line(
     script: ModuleType,
-    machine,
+    machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -293,9 +285,6 @@ def test_an_option_that_does_not_exist_is_a_usage_error(
 
     assert caught.value.code == 2
     assert "invalid choice: 'rocm'" in capsys.readouterr().err
-
-
-# Refusals before anything is made
 
 
 @pytest.mark.parametrize("version", [(3, 7, 0), (3, 10, 4), (3, 15, 0), (4, 0, 0)])
@@ -342,8 +331,6 @@ def test_an_old_python_can_read_the_script_to_the_end() -> None:
     }
 
     assert imported <= sys.stdlib_module_names
-    # Standard since 3.9 or later, so a Python that is to report its age would fail on it instead.
-    assert not imported & {"tomllib", "zoneinfo", "graphlib"}
 
 
 @pytest.mark.parametrize(
@@ -385,7 +372,7 @@ def test_a_python_without_venv_is_one_line_before_anything_is_made(
 @pytest.mark.parametrize(("profile", "least_gb"), [("cpu", 6), ("cuda", 16), ("portable", 4)])
 def test_a_full_disk_is_one_line_before_anything_is_made(
     script: ModuleType,
-    machine,
+    machine: Machine,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -479,9 +466,6 @@ def test_a_venv_with_the_other_vllm_is_refused_and_left(
     assert (venv / "lib" / MY_PYTHON / "site-packages" / package).is_dir()
 
 
-# A second run, and one that failed
-
-
 def test_a_second_run_with_nothing_changed_ends_at_once(
     script: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -538,17 +522,17 @@ def test_an_install_that_fails_shows_why_and_leaves_no_stamp(
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("DUET_TORCH_INDEX", (tmp_path / "no-index").as_uri())
     venv = tmp_path / "venv"
-    venv.mkdir()
+    torch = f"torch=={pins('cpu')['torch']}"
 
     assert script.main(["--venv", str(venv), "--profile", "cpu"]) == 1
 
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         f"[1/7] creating {venv} with Python {script.platform.python_version()} (profile cpu)",
-        "[2/7] installing torch==2.13.0+cpu",
-        f"      pip's own index lacks torch==2.13.0+cpu; taking it from {(tmp_path / 'no-index').as_uri()}",
+        f"[2/7] installing {torch}",
+        f"      pip's own index lacks {torch}; taking it from {(tmp_path / 'no-index').as_uri()}",
     ]
-    assert "No matching distribution found for torch==2.13.0+cpu" in err
+    assert f"No matching distribution found for {torch}" in err
     assert err.splitlines()[-1] == "Error: installing torch failed; the output is above"
     assert (venv / "pyvenv.cfg").exists()
     assert not list(venv.glob(f"{script.STAMP}*"))

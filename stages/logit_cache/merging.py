@@ -1,8 +1,6 @@
 """Several caches of one teacher in, one cache out: all their topics, each example once."""
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +16,8 @@ from stages.logit_cache.writer import CacheWriter, Plan
 # Topics may differ in these alone.
 PER_TOPIC = ("prefix_sha256", "forget_sha256", "retain_sha256")
 MOST_SHOWN = 10
+# Logit units; what another batch or another engine changes in float32.
+ROUNDING = 1e-3
 
 
 def merge_caches(
@@ -30,7 +30,7 @@ def merge_caches(
 ) -> Manifest:
     """Write the rows of all caches to `out`, in the order of the caches, and return its manifest.
 
-    An example that several caches hold in the same way is kept once, where it comes first.
+    An example that several caches hold alike, up to rounding, is kept once, where it comes first.
     Raises CacheMismatch if the caches have another teacher, K, dtype or the like, or if an example stands in two of
     them with different contents (another prefix, say), naming the examples.
     """
@@ -75,17 +75,13 @@ def merged_fingerprint(caches: Sequence[LogitCache]) -> Fingerprint:
 
 
 def _places(caches: Sequence[LogitCache]) -> list[tuple[int, int]]:
-    """(cache, row) of every example, once; two passes, so that no cache is ever in memory."""
-    digests: dict[str, bytes] = {}
-    kept: list[tuple[int, int]] = []
+    """(cache, row) of every example, once, where it comes first; no cache is ever in memory."""
+    first: dict[str, tuple[int, int]] = {}
     conflicts: list[str] = []
     for number, cache in enumerate(caches):
         for index, row in enumerate(cache.rows()):
-            digest = _digest(row)
-            known = digests.setdefault(row.example_id, digest)
-            if known is digest:
-                kept.append((number, index))
-            elif known != digest:
+            earlier, place = first.setdefault(row.example_id, (number, index))
+            if (earlier, place) != (number, index) and not agree(caches[earlier].row(place), row):
                 conflicts.append(f"{row.example_id}: {row.query[:80]!r} ({row.split} in {cache.folder})")
     if conflicts:
         more = f"\n    and {len(conflicts) - MOST_SHOWN} more" if len(conflicts) > MOST_SHOWN else ""
@@ -96,16 +92,26 @@ def _places(caches: Sequence[LogitCache]) -> list[tuple[int, int]]:
             "The student would be taught two things for one query, so nothing was written.",
             "Leave these queries out of one of the topics and capture that one again.",
         )
-    return kept
+    return list(first.values())
 
 
-def _digest(row: Row) -> bytes:
-    sha256 = hashlib.sha256()
-    for field in fields(row):
-        value = getattr(row, field.name)
-        part = value.tobytes() if isinstance(value, np.ndarray) else str(value).encode()
-        sha256.update(len(part).to_bytes(8, "big") + part)
-    return sha256.digest()
+def agree(one: Row, other: Row) -> bool:
+    """Whether two rows of one example teach the same.
+
+    Two captures of the same prompt differ in the last digits of their logits, and so perhaps in the order of near ties.
+    """
+    if (one.split, one.query) != (other.split, other.query) or one.topk_logits.shape != other.topk_logits.shape:
+        return False
+    same_tokens = np.array_equal(one.student_input_ids, other.student_input_ids) and np.array_equal(
+        one.response_ids, other.response_ids
+    )
+    if not same_tokens or not np.allclose(one.topk_logits, other.topk_logits, rtol=0, atol=ROUNDING):
+        return False
+    for t in range(len(one.topk_ids)):
+        _, mine, theirs = np.intersect1d(one.topk_ids[t], other.topk_ids[t], assume_unique=True, return_indices=True)
+        if not np.allclose(one.topk_logits[t][mine], other.topk_logits[t][theirs], rtol=0, atol=ROUNDING):
+            return False
+    return True
 
 
 def _merged_prefix(manifests: Sequence[Manifest]) -> Prefix:

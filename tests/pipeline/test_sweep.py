@@ -72,7 +72,7 @@ def test_a_sweep_runs_all_ranks_all_and_runs_nothing_twice(workspace: Workspace)
 
     more = sweep(workspace, *AXES, "--set", "sweep.axes.student.learning_rate=[1e-3,1e-2,1e-4]")
     assert more.exit_code == 0, more.output
-    assert "4 runs are known, 2 to do" in more.output
+    assert "4 runs are finished, 2 to do" in more.output
     assert {path: path.stat().st_mtime_ns for path in logs} == logs
 
 
@@ -106,7 +106,7 @@ def test_another_cache_or_other_fixed_settings_are_another_sweep(workspace: Work
 
 
 @pytest.mark.slow
-def test_a_random_search_draws_from_the_range_and_goes_on_after_a_kill(workspace: Workspace) -> None:
+def test_a_random_search_draws_from_the_range_and_goes_on(workspace: Workspace) -> None:
     assert workspace.teacher_cache().exit_code == 0
     axis = ("--set", "sweep.axes.student.learning_rate={low=1e-4,high=1e-2,log=true}")
     random = (*axis, "--set", "sweep.sampler=random", "--set")
@@ -117,3 +117,9 @@ def test_a_random_search_draws_from_the_range_and_goes_on_after_a_kill(workspace
     rates = pl.read_parquet(workspace.folder / "sweep/leaderboard.parquet")["student.learning_rate"].to_list()
     assert len(set(rates)) == 2
     assert all(1e-4 <= rate <= 1e-2 for rate in rates)
+
+    again = sweep(workspace, *random, "sweep.trials=2")
+    assert "2 runs are finished, 0 to do" in again.output
+    other = sweep(workspace, "--set", "sweep.axes.student.epochs=[1,2]", *random[2:], "sweep.trials=2")
+    assert other.exit_code == 1
+    assert "holds another sweep: search differ" in other.output

@@ -1,0 +1,168 @@
+"""`duet cache …` on caches that the tiny model's teacher really wrote."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import assert_same_row
+from workspace import RETAIN, Workspace, make_workspace, write_lines
+
+from stages.logit_cache.manifest import SHARDS
+from stages.logit_cache.reader import LogitCache
+
+
+@pytest.fixture(scope="module")
+def captured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspace:
+    """One capture, K = 5 and two positions. Read only."""
+    workspace = make_workspace(tmp_path_factory.mktemp("captured"), tiny_model)
+    result = workspace.teacher_cache()
+    assert result.exit_code == 0, result.output
+    return workspace
+
+
+def shards(cache: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((cache / SHARDS).iterdir())}
+
+
+@pytest.mark.parametrize(("top_k", "positions"), [(3, 1), (5, 1), (2, 2), (5, 2)])
+def test_a_slice_is_byte_for_byte_the_capture_at_its_size(
+    captured: Workspace, tmp_path: Path, top_k: int, positions: int
+) -> None:
+    sliced, smaller = tmp_path / "sliced", tmp_path / "captured"
+    size = ("--set", f"teacher.top_k={top_k}", "--set", f"teacher.positions={positions}")
+    assert captured.duet("teacher-cache", "--config", captured.settings, "--out", smaller, *size).exit_code == 0
+
+    cut = captured.duet("cache", "slice", captured.cache, "--k", top_k, "--positions", positions, "--out", sliced)
+
+    assert cut.exit_code == 0, cut.output
+    one, other = LogitCache(sliced).manifest, LogitCache(smaller).manifest
+    assert one.cache_id == other.cache_id
+    assert shards(sliced) == shards(smaller)
+    assert one.provenance.derived_from == [LogitCache(captured.cache).manifest.cache_id]
+
+
+@pytest.mark.parametrize("size", [("--k", 6), ("--positions", 3)])
+def test_a_slice_cannot_hold_more_than_its_cache(captured: Workspace, tmp_path: Path, size: tuple[str, int]) -> None:
+    result = captured.duet("cache", "slice", captured.cache, *size, "--out", tmp_path / "more")
+
+    assert result.exit_code == 1
+    assert "A slice can only leave things out" in result.output
+    assert not (tmp_path / "more").exists()
+
+
+def test_show_says_what_a_cache_is_and_what_its_teacher_says(captured: Workspace) -> None:
+    manifest = LogitCache(captured.cache).manifest
+    whole = captured.duet("cache", "show", captured.cache)
+    machine = json.loads(captured.duet("cache", "show", captured.cache, "--json").stdout)
+    row = LogitCache(captured.cache).row(0)
+    example = captured.duet("cache", "show", captured.cache, "--query", row.query, "--json", "--top", 2)
+
+    assert "7 (3 forget, 4 retain)" in whole.output
+    assert machine == manifest.model_dump(mode="json")
+    (said,) = json.loads(example.stdout)
+    assert [each["id"] for each in said["positions"][0]["candidates"]] == row.topk_ids[0][:2].tolist()
+    unknown = captured.duet("cache", "show", captured.cache, "--example", "zz")
+    assert unknown.exit_code == 1
+    assert "holds 0 examples" in unknown.output
+
+
+def test_verify_passes_a_sound_cache_and_its_rows_asked_again(captured: Workspace) -> None:
+    result = captured.duet("cache", "verify", captured.cache, "--rescore", 7, "--engine", "transformers", "--json")
+
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["faults"] == []
+    assert report["rescored"]["rows"] == 7
+    assert report["rescored"]["max_abs_difference"] < 1e-4
+    assert report["rescored"]["same_set"] == 1
+
+
+def test_verify_names_every_faulty_shard(captured: Workspace, tmp_path: Path) -> None:
+    copy = make_workspace(tmp_path, captured.model)
+    assert copy.teacher_cache().exit_code == 0
+    for path in (copy.cache / SHARDS).glob("*.parquet"):
+        path.chmod(0o644)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    (copy.cache / SHARDS / "extra.txt").write_text("what is this?")
+
+    result = copy.duet("cache", "verify", copy.cache, "--json")
+
+    assert result.exit_code == 1
+    report, _ = json.JSONDecoder().raw_decode(result.stdout)
+    assert [fault["shard"] for fault in report["faults"]] == [
+        "extra.txt",
+        "shard-00000.parquet",
+        "shard-00001.parquet",
+    ]
+
+
+def second_topic(captured: Workspace, folder: Path, forget: list[str]) -> Workspace:
+    folder.mkdir()
+    other = make_workspace(folder, captured.model)
+    write_lines(folder / "forget.jsonl", [{"query": query} for query in forget])
+    result = other.teacher_cache()
+    assert result.exit_code == 0, result.output
+    return other
+
+
+def test_a_merge_holds_each_example_once_in_order(captured: Workspace, tmp_path: Path) -> None:
+    other = second_topic(captured, tmp_path / "other", ["Who wrote Emma?"])
+    merged = tmp_path / "merged"
+
+    result = captured.duet("cache", "merge", captured.cache, other.cache, "--out", merged)
+
+    assert result.exit_code == 0, result.output
+    expected = [*LogitCache(captured.cache).rows(), LogitCache(other.cache).row(0)]
+    found = list(LogitCache(merged).rows())
+    assert len(found) == len(expected) == 8
+    for one, row in zip(found, expected, strict=True):
+        assert_same_row(one, row)
+    assert captured.duet("cache", "verify", merged).exit_code == 0
+
+
+def test_a_merge_of_contradictions_lists_them_and_writes_nothing(captured: Workspace, tmp_path: Path) -> None:
+    # A query that is kept in one topic is to be forgotten in the other.
+    other = second_topic(captured, tmp_path / "other", ["Who wrote Emma?"])
+    write_lines(other.folder / "forget.jsonl", [{"query": RETAIN[0]}])
+    write_lines(other.folder / "retain.jsonl", [{"query": "Why?"}])
+    contrary = other.folder / "contrary"
+    assert other.duet("teacher-cache", "--config", other.settings, "--out", contrary).exit_code == 0
+
+    result = captured.duet("cache", "merge", captured.cache, contrary, "--out", tmp_path / "merged")
+
+    assert result.exit_code == 1
+    assert "1 examples stand in two of the caches" in result.output
+    assert RETAIN[0] in result.output
+    assert not (tmp_path / "merged").exists()
+
+
+def test_caches_of_another_size_are_not_merged(captured: Workspace, tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    assert captured.duet("cache", "slice", captured.cache, "--k", 3, "--out", small).exit_code == 0
+
+    result = captured.duet("cache", "merge", captured.cache, small, "--out", tmp_path / "merged")
+
+    assert result.exit_code == 1
+    assert "top_k: 5 → 3" in result.output
+
+
+def test_a_diff_shows_the_shift_that_the_prefix_makes(captured: Workspace, tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    bare = ("--set", "teacher.prefix_on_retain=false")
+    assert captured.duet("teacher-cache", "--config", captured.settings, "--out", plain, *bare).exit_code == 0
+
+    result = captured.duet("cache", "diff", plain, captured.cache, "--json")
+
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    by_split = {each["split"]: each for each in report["summary"]}
+    # Forget queries were asked behind the prefix in both, retain queries in one alone.
+    assert by_split["forget"]["max_abs_shift"] < 1e-4
+    assert by_split["forget"]["overlap"] == 1
+    assert by_split["retain"]["max_abs_shift"] > 0.01
+    one, other = LogitCache(plain).row(3), LogitCache(captured.cache).row(3)
+    entered = [token for token in other.topk_ids[0].tolist() if token not in one.topk_ids[0]]
+    assert report["examples"][3]["entered"] == entered
+    assert "most shifted" in captured.duet("cache", "diff", plain, captured.cache).output
