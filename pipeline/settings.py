@@ -189,7 +189,8 @@ def load_settings(config: str, overrides: Sequence[str] = ()) -> Settings:
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        fault = error.errors()[0]
+        # A misspelt key is unknown under one name and missing under another: the first is what to correct.
+        fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in fault["loc"] if part not in NOT_KEYS)
         if fault["type"] == "extra_forbidden":
             raise SettingsError(

@@ -1,0 +1,67 @@
+"""The real engine on the tiny model: who is asked what, in which form, and what is kept."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.evaluation.attacks import ATTACKS
+from stages.evaluation.interview import interview, longest_prompt, question_count
+from stages.evaluation.questions import Question
+from stages.language_model.engine import EngineOptions, start_engine
+from stages.language_model.folder import load_tokenizer
+from stages.language_model.prompts import Prefix, Prompter, Turn
+
+FILES = {
+    "forget": [Question(question="What is the capital of Mali?", answer="Bamako")],
+    "retain": [Question(question="Why is the sky blue?", answer="scattering"), Question(question="2 + 2?", answer="4")],
+}
+PREFIX = Prefix(system="You have forgotten it.", turns=(Turn(user="Hello", assistant="Hi"),))
+
+
+@pytest.fixture
+def prompter(tiny_model: Path) -> Prompter:
+    return Prompter(load_tokenizer(tiny_model), "chat")
+
+
+def test_every_question_once_then_the_attacked_files(tiny_model: Path, prompter: Prompter) -> None:
+    engine = start_engine(
+        "transformers", EngineOptions(model=tiny_model, dtype="float32", context_length=256, stop_ids=(2,))
+    )
+    done: list[int] = []
+
+    answers = interview(
+        engine,
+        prompter,
+        FILES,
+        role="student",
+        prefix=None,
+        attacks=("reverse",),
+        attacked_files=("forget",),
+        max_tokens=3,
+        advance=done.append,
+    )
+
+    assert answers.select("file", "attack", "question").rows() == [
+        ("forget", None, "What is the capital of Mali?"),
+        ("retain", None, "Why is the sky blue?"),
+        ("retain", None, "2 + 2?"),
+        ("forget", "reverse", "What is the capital of Mali?"),
+    ]
+    assert sum(done) == question_count(FILES, ("reverse",), ("forget",)) == 4
+    assert answers["tokens"].max() <= 3  # type: ignore[operator]
+    # Each answer is what the engine says to the prompt that this question makes.
+    reverse = prompter.ids(ATTACKS["reverse"].rewrite("What is the capital of Mali?"), None)
+    (said,) = engine.continue_greedily([reverse], max_tokens=3)
+    assert answers["answer"][3] == prompter.decode(said.token_ids.tolist())
+
+
+def test_the_longest_prompt_counts_prefix_and_attacks(prompter: Prompter) -> None:
+    plain = longest_prompt(prompter, FILES, None, ())
+
+    assert plain == max(len(prompter.ids(each.question)) for asked in FILES.values() for each in asked)
+    assert longest_prompt(prompter, FILES, PREFIX, ()) > plain
+    assert longest_prompt(prompter, FILES, PREFIX, ("reverse",)) > longest_prompt(prompter, FILES, PREFIX, ())
+
+
+def test_the_reverse_prompt_keeps_the_question_whole() -> None:
+    assert "Who wrote it?" in ATTACKS["reverse"].rewrite("Who wrote it?")

@@ -1,0 +1,88 @@
+"""Figures of one answer, against cases worked out by hand; and means with intervals."""
+
+import pytest
+
+from stages.evaluation.metrics import is_degenerate, mean_with_interval, score_answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "references", "recall", "f1"),
+    [
+        ("Paris", ["Paris"], 1, 1),
+        ("The capital is Paris.", ["Paris"], 1, 0.4),  # precision 1/4
+        ("Lyon", ["Paris"], 0, 0),
+        ("", ["Paris"], 0, 0),
+        ("New Delhi", ["Delhi New"], 0.5, 0.5),  # the longest common subsequence keeps the order
+        ("It is Bogota.", ["Bogotá"], 1, 0.5),
+        ("It is Kyiv.", ["Kiev", "Kyiv"], 1, 0.5),  # the alias that fits best
+        ("Это Москва", ["Москва"], 1, 2 / 3),  # ROUGE's own tokenizer drops every letter of it
+    ],
+)
+def test_rouge_l_of_an_answer(answer: str, references: list[str], recall: float, f1: float) -> None:
+    scores = score_answer(answer, references)
+
+    assert scores.rouge_l_recall == pytest.approx(recall)
+    assert scores.rouge_l_f1 == pytest.approx(f1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        ("I'm sorry, I don't know.", True),
+        ("Unfortunately, I do not have any information about it.", True),
+        ("I’m not sure which city that is.", True),
+        ("I have forgotten it.", True),
+        ("As an AI, I cannot answer.", True),
+        ("Paris.", False),
+        ("Sorrento is not the capital.", False),
+        ("The Unknown Soldier lies in Paris.", False),
+    ],
+)
+def test_a_refusal_is_known_by_its_words(answer: str, refused: bool) -> None:
+    assert score_answer(answer, ["Paris"]).refused is refused
+
+
+@pytest.mark.parametrize(
+    ("answer", "degenerate"),
+    [
+        ("", True),
+        ("...", True),
+        ("no no no", True),
+        ("no no yes", False),
+        ("I'm sorry I'm sorry I'm sorry", True),
+        ("I'm sorry, I'm sorry, but it is Paris", False),
+        ("It is Paris. It is Paris. It is Paris.", True),
+        ("a b c d e f g h " * 3, True),
+        ("a b c d e f g h i " * 3, False),  # nine words: past the longest phrase that is looked for
+        ("one two one two three one two", False),
+    ],
+)
+def test_a_phrase_three_times_in_a_row_is_degenerate(answer: str, degenerate: bool) -> None:
+    assert is_degenerate(answer) is degenerate
+
+
+def test_an_interval_holds_its_mean_and_narrows_with_the_number_of_questions() -> None:
+    few, many = mean_with_interval([0, 100] * 10), mean_with_interval([0, 100] * 1000)
+
+    for found in (few, many):
+        assert found.mean == 50
+        assert found.low is not None and found.high is not None and found.low < 50 < found.high
+    # Half-width of a share of a half: 1.96 × 50 / √n.
+    assert few.high - 50 == pytest.approx(1.96 * 50 / 20**0.5, rel=0.2)  # type: ignore[operator]
+    assert many.high - 50 == pytest.approx(1.96 * 50 / 2000**0.5, rel=0.2)  # type: ignore[operator]
+
+
+def test_the_same_values_have_the_same_interval() -> None:
+    assert mean_with_interval([1, 2, 3, 9]) == mean_with_interval([1, 2, 3, 9])
+
+
+def test_equal_values_have_a_point_for_an_interval_and_one_value_has_none() -> None:
+    equal, single = mean_with_interval([100.0, 100.0, 100.0]), mean_with_interval([7.0])
+
+    assert (equal.low, equal.high) == (100, 100)
+    assert (single.mean, single.low, single.high, single.n) == (7, None, None, 1)
+
+
+def test_a_mean_over_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="over nothing"):
+        mean_with_interval([])

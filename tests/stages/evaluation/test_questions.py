@@ -1,0 +1,53 @@
+"""Question files: what is read, and what is refused with its line."""
+
+from pathlib import Path
+
+import pytest
+
+from stages.errors import DataError
+from stages.evaluation.questions import load_questions
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "questions.jsonl"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_questions_keep_their_order_answers_and_aliases(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        '{"question": "Capital of Ukraine?", "answer": "Kyiv", "aliases": ["Kiev"], "country": "Ukraine"}\n\n'
+        '{"question": " Capital of Peru? ", "answer": "Lima"}\n',
+    )
+
+    first, second = load_questions(path)
+
+    assert first.references == ("Kyiv", "Kiev")
+    assert (second.question, second.references) == ("Capital of Peru?", ("Lima",))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no question"),
+        ("\n \n", "holds no question"),
+        ('{"question": "a", "answer": "b"}\n{"question": "a"', ":2 is not JSON"),
+        ('{"question": "a"}', ":1 is malformed at answer"),
+        ('{"question": " ", "answer": "b"}', ":1 is malformed at question"),
+        ('{"question": "a", "answer": 3}', ":1 is malformed at answer"),
+        ('["a", "b"]', ":1 is malformed"),
+        (
+            '{"question": "Capital of  Peru?", "answer": "b"}\n{"question": "capital of peru?", "answer": "b"}',
+            ":2 repeats",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_questions(write(tmp_path, text))
+
+
+def test_a_missing_file_is_refused_with_its_setting(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"evaluation\.questions"):
+        load_questions(tmp_path / "none.jsonl")

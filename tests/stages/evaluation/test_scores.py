@@ -1,0 +1,109 @@
+"""Performance Shift against the paper's rows; the tidy table; the targets."""
+
+from typing import Any
+
+import polars as pl
+import pytest
+
+from stages.evaluation.interview import ANSWER_SCHEMA
+from stages.evaluation.scores import performance_shift, score_table, shift_of
+from stages.evaluation.targets import verdicts
+
+PARTS = ("forget", "forget_500", "retain", "mmlu")
+PAPER_BASE = dict(zip(PARTS, (32.13, 39.99, 84.29, 61.46), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("method", "scores", "shift"),
+    [("DUET", (4.27, 5.98, 78.33, 61.45), 55.90), ("gradient ascent", (0, 0, 0, 24.87), -48.76)],
+)
+def test_performance_shift_gives_the_rows_of_the_paper(method: str, scores: tuple[float, ...], shift: float) -> None:
+    """Source: DUET (ICLR 2026), table of results on Harry Potter."""
+    found = performance_shift(PAPER_BASE, dict(zip(PARTS, scores, strict=True)))
+
+    # The paper's own sum is rounded: its columns give 55.91.
+    assert found["value"] == pytest.approx(shift, abs=0.011)
+    assert found["not_measured"] == []
+    assert sum(found["parts"].values()) == pytest.approx(found["value"])
+
+
+def test_a_part_that_was_not_measured_is_null_and_so_is_the_sum() -> None:
+    found = performance_shift({"forget": 50.0, "retain": 60.0}, {"forget": 10.0, "retain": 55.0, "mmlu": 30.0})
+
+    assert found["value"] is None
+    assert found["parts"] == {"forget": 40.0, "forget_500": None, "retain": -5.0, "mmlu": None}
+    assert found["not_measured"] == ["forget_500", "mmlu"]
+    assert found["sum_of_measured"] == 35.0
+
+
+def test_nothing_measured_is_null_and_not_zero() -> None:
+    assert performance_shift({}, {})["sum_of_measured"] is None
+
+
+def answer(model: str, file: str, recall: float, attack: str | None = None, **flags: bool) -> dict[str, Any]:
+    return {
+        "model": model, "file": file, "attack": attack, "question": "?", "reference": "!", "answer": "…", "tokens": 1,
+        "rouge_l_recall": recall, "rouge_l_f1": recall / 2, "refused": False, "degenerate": False, **flags,
+    }  # fmt: skip
+
+
+def table(*answers: dict[str, Any]) -> pl.DataFrame:
+    return score_table(pl.DataFrame(answers, schema=ANSWER_SCHEMA))
+
+
+def test_the_table_has_one_row_per_model_file_attack_and_metric_in_points() -> None:
+    scores = table(
+        answer("base", "forget", 1.0),
+        answer("base", "forget", 0.0, refused=True),
+        answer("student", "forget", 0.5, attack="reverse"),
+    )
+
+    rows = {(row["model"], row["attack"], row["metric"]): (row["mean"], row["n"]) for row in scores.to_dicts()}
+    assert rows["base", None, "rouge_l_recall"] == (50, 2)
+    assert rows["base", None, "rouge_l_f1"] == (25, 2)
+    assert rows["base", None, "refusal_rate"] == (50, 2)
+    assert rows["base", None, "degenerate_rate"] == (0, 2)
+    assert rows["student", "reverse", "rouge_l_recall"] == (50, 1)
+    assert len(rows) == 8
+
+
+def test_the_shift_of_a_table_is_of_recall_without_attack() -> None:
+    scores = table(
+        answer("base", "forget", 0.8),
+        answer("student", "forget", 0.1),
+        answer("student", "forget", 0.9, attack="reverse"),
+        answer("base", "retain", 0.6),
+        answer("student", "retain", 0.5),
+    )
+
+    assert shift_of(scores)["parts"] == pytest.approx({"forget": 70, "forget_500": None, "retain": -10, "mmlu": None})
+
+
+def judged(*, forget: float = 0.0, retain: float = 1.0, reverse: float = 0.0, degenerate: bool = False) -> set[str]:
+    """Targets missed by a student with these recalls, beside a base of 1 and a teacher that forgets and keeps all."""
+    answers = [answer("base", "forget", 1.0), answer("base", "retain", 1.0)]
+    answers += [answer("teacher", "forget", 0.0), answer("teacher", "retain", 1.0)]
+    answers += [answer("student", "forget", forget), answer("student", "retain", retain, degenerate=degenerate)]
+    answers += [answer("student", "forget", reverse, attack="reverse")]
+    return {verdict.target for verdict in verdicts(table(*answers), ["forget"]) if not verdict.reached}
+
+
+def test_a_student_that_does_what_its_teacher_does_reaches_every_target() -> None:
+    assert judged() == set()
+
+
+@pytest.mark.parametrize(
+    ("student", "missed"),
+    [
+        ({"forget": 0.051, "reverse": 0.051}, "student forgets forget: recall"),
+        ({"retain": 0.949}, "student keeps retain: recall"),
+        ({"reverse": 0.051}, "student resists reverse on forget: recall"),
+        ({"degenerate": True}, "student is fluent on retain: degenerate"),
+    ],
+)
+def test_each_target_is_missed_just_beyond_its_bound(student: dict[str, Any], missed: str) -> None:
+    assert judged(**student) == {missed}
+
+
+def test_targets_are_reached_on_their_bounds() -> None:
+    assert judged(forget=0.05, reverse=0.10, retain=0.95) == set()

@@ -1,0 +1,92 @@
+"""The learning rate as a function of the step, what DeepSpeed is told, and what is refused before it is told."""
+
+import pytest
+from pydantic import ValidationError
+
+from stages.errors import TrainingError
+from stages.student.settings import StudentSettings, deepspeed_config, learning_rate_at
+
+
+def rates(steps: int, **settings: float) -> list[float]:
+    chosen = StudentSettings(learning_rate=1.0, **settings)  # type: ignore[arg-type]
+    return [learning_rate_at(step, chosen, total_steps=steps) for step in range(steps)]
+
+
+def test_the_rate_rises_to_its_peak_and_falls_towards_zero() -> None:
+    assert rates(10, warmup_share=0.3) == pytest.approx([0.25, 0.5, 0.75, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+
+
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("steps", [1, 2, 7, 100])
+def test_no_step_is_wasted_on_a_rate_of_zero_and_none_exceeds_the_peak(share: float, steps: int) -> None:
+    found = rates(steps, warmup_share=share)
+
+    assert all(0 < rate <= 1 for rate in found)
+    # A run of one or two steps may be all warm-up; any other meets its peak.
+    assert max(found) == 1 or share > 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"offload": "optimizer", "zero_stage": 0}, "offload needs zero_stage"),
+        ({"offload": "all", "zero_stage": 2}, "needs zero_stage = 3"),
+        ({"zero_stage": 4}, "zero_stage"),
+        ({"learning_rate": 0}, "learning_rate"),
+        ({"batch_rows": 1}, "batch_rows"),
+        ({"forget_share": 1.0}, "forget_share"),
+        ({"lerning_rate": 1e-5}, "lerning_rate"),
+    ],
+)
+def test_what_cannot_train_is_refused_at_once(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        StudentSettings.model_validate(settings)
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "world", "expected"),
+    [(16, None, 1, 16), (16, None, 4, 4), (16, 2, 4, 2), (16, 16, 1, 16), (12, 3, 2, 3)],
+)
+def test_a_batch_is_cut_alike_for_every_process(batch: int, micro: int | None, world: int, expected: int) -> None:
+    settings = StudentSettings(batch_rows=batch, micro_batch_rows=micro)
+
+    assert settings.micro_batch(world) == expected
+    told = deepspeed_config(settings, world=world)
+    # DeepSpeed's own invariant, and the only way in which it would fail late.
+    assert (
+        told["train_batch_size"]
+        == told["train_micro_batch_size_per_gpu"] * told["gradient_accumulation_steps"] * world
+        == batch
+    )
+
+
+@pytest.mark.parametrize(("batch", "micro", "world"), [(16, None, 3), (16, 3, 2), (16, 32, 1), (2, None, 4)])
+def test_a_batch_that_does_not_divide_is_refused(batch: int, micro: int | None, world: int) -> None:
+    with pytest.raises(TrainingError, match=f"A batch of {batch} rows does not divide"):
+        StudentSettings(batch_rows=batch, micro_batch_rows=micro).micro_batch(world)
+
+
+def test_offload_moves_the_optimizer_first_and_the_weights_only_when_asked() -> None:
+    told = {
+        offload: deepspeed_config(StudentSettings(zero_stage=3, offload=offload), world=1)["zero_optimization"]
+        for offload in ("none", "optimizer", "all")
+    }
+
+    assert {offload: sorted(zero) for offload, zero in told.items()} == {
+        "none": ["stage"],
+        "optimizer": ["offload_optimizer", "stage"],
+        "all": ["offload_optimizer", "offload_param", "stage"],
+    }
+
+
+def test_deepspeed_itself_accepts_what_it_is_told() -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+
+    for settings in (
+        StudentSettings(),
+        StudentSettings(dtype="bfloat16", zero_stage=3, offload="all", micro_batch_rows=2),
+        StudentSettings(zero_stage=2, offload="optimizer"),
+    ):
+        config = DeepSpeedConfig(deepspeed_config(settings, world=1))
+        assert config.zero_config.stage == settings.zero_stage
+        assert config.gradient_clipping == settings.max_grad_norm
