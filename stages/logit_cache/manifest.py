@@ -119,8 +119,13 @@ def read_manifest(cache: Path) -> Manifest:
         )
     if (size := path.stat().st_size) > LARGEST_MANIFEST_BYTES:
         raise CacheError(f"{path} has {size:,} bytes.", f"A manifest has at most {LARGEST_MANIFEST_BYTES:,}.")
+    return parse_manifest(path.read_bytes(), path)
+
+
+def parse_manifest(content: bytes, path: Path | str) -> Manifest:
+    """The manifest in these bytes. path: names it in errors. Raises CacheError as `read_manifest` does."""
     try:
-        raw: Any = json.loads(path.read_bytes())
+        raw: Any = json.loads(content)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise _damaged(path, f"is not JSON ({error})") from error
     if not isinstance(raw, dict) or raw.get("format") != "duet-logit-cache":
@@ -145,14 +150,19 @@ def read_manifest(cache: Path) -> Manifest:
 
 def publish_manifest(cache: Path, manifest: Manifest) -> None:
     """Make the cache finished: write under a temporary name, fsync, rename, then make the files read-only."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
+    publish_bytes(cache, manifest, text.encode())
+
+
+def publish_bytes(cache: Path, manifest: Manifest, content: bytes) -> None:
+    """The same with the manifest's own bytes, as they came from elsewhere."""
     for shard in manifest.shards:
         os.chmod(cache / SHARDS / shard.name, 0o444)
-    text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
-    write_atomically(cache / MANIFEST, text.encode())
+    write_atomically(cache / MANIFEST, content)
     os.chmod(cache / MANIFEST, 0o444)
 
 
-def _damaged(path: Path, what: str) -> CacheError:
+def _damaged(path: Path | str, what: str) -> CacheError:
     return CacheError(
         f"{path} {what}.",
         "Its contents cannot be trusted, so nothing was read.",

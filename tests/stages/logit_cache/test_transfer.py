@@ -1,0 +1,254 @@
+"""Caches to and from a real S3 server on the loopback, and to a folder: whole, resumed, and refused when they lie."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import write_cache
+from moto.server import ThreadedMotoServer
+
+from stages.errors import CacheError, OutputExists
+from stages.logit_cache import transfer
+from stages.logit_cache.fingerprint import Fingerprint, cache_id
+from stages.logit_cache.manifest import MANIFEST, SHARDS
+from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.transfer import Remote, pull, push, strip_text
+from stages.logit_cache.verification import faults
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket on an S3 server of its own, which ordinary settings of the environment name."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        for name, value in (("ACCESS_KEY_ID", "test"), ("SECRET_ACCESS_KEY", "test"), ("DEFAULT_REGION", "us-east-1")):
+            environment.setenv(f"AWS_{name}", value)
+        import s3fs
+
+        s3fs.S3FileSystem.clear_instance_cache()
+        s3fs.S3FileSystem().mkdir("bucket")
+        yield "s3://bucket"
+    server.stop()
+
+
+@pytest.fixture(params=["s3", "folder"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A place of this test's own, on either file system."""
+    if request.param == "folder":
+        return (tmp_path / "remote").as_uri()
+    return f"{request.getfixturevalue('bucket')}/{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]}"
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> LogitCache:
+    """20 rows in three shards."""
+    write_cache(tmp_path / "cache")
+    return LogitCache(tmp_path / "cache")
+
+
+def names(cache: LogitCache) -> list[str]:
+    return [f"{SHARDS}/{shard.name}" for shard in cache.manifest.shards]
+
+
+def replace_remote(url: str, name: str, content: bytes) -> None:
+    remote = Remote(url)
+    with remote.files.open(f"{remote.root}/{name}", "wb") as file:
+        file.write(content)
+
+
+def read_remote(url: str, name: str) -> bytes:
+    return b"".join(Remote(url).pieces(name))
+
+
+def test_a_cache_comes_back_byte_for_byte(cache: LogitCache, url: str, tmp_path: Path) -> None:
+    sent: list[int] = []
+    push(cache, url, advance=sent.append)
+    got: list[int] = []
+    manifest = pull(url, tmp_path / "back", advance=got.append)
+
+    assert manifest == cache.manifest
+    assert sent == got == [shard.bytes for shard in manifest.shards]
+    for name in (MANIFEST, *names(cache)):
+        assert (tmp_path / "back" / name).read_bytes() == (cache.folder / name).read_bytes()
+    assert list(faults(tmp_path / "back")) == []
+
+
+def count_puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    put: list[str] = []
+    original = Remote.put
+
+    def counted(self: Remote, source: Path, name: str) -> None:
+        put.append(name)
+        original(self, source, name)
+
+    monkeypatch.setattr(Remote, "put", counted)
+    return put
+
+
+def test_the_manifest_goes_last_and_a_second_push_sends_nothing(
+    cache: LogitCache, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = count_puts(monkeypatch)
+    push(cache, url)
+    assert put == [*names(cache), MANIFEST]
+
+    push(cache, url)
+    assert len(put) == 4
+
+
+def test_a_push_that_was_cut_off_sends_only_the_rest(
+    cache: LogitCache, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(cache, url)
+    remote, (first, _, third) = Remote(url), names(cache)
+    # One shard never came, one came in part, and so did the manifest.
+    remote.files.rm(f"{remote.root}/{first}")
+    replace_remote(url, third, read_remote(url, third)[:100])
+    replace_remote(url, MANIFEST, read_remote(url, MANIFEST)[:100])
+    with pytest.raises(CacheError, match="is not JSON"):
+        pull(url, tmp_path / "back")
+    put = count_puts(monkeypatch)
+
+    push(cache, url)
+
+    assert put == [first, third, MANIFEST]
+    assert pull(url, tmp_path / "back") == cache.manifest
+
+
+def test_a_pull_that_was_cut_off_fetches_only_the_rest(
+    cache: LogitCache, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(cache, url)
+    original, missing = Remote.pieces, cache.manifest.shards[1].name
+
+    def cut_off(self: Remote, name: str) -> Iterator[bytes]:
+        if name.endswith(missing):
+            raise CacheError("the network is gone")
+        yield from original(self, name)
+
+    with monkeypatch.context() as cut:
+        cut.setattr(Remote, "pieces", cut_off)
+        with pytest.raises(CacheError, match="the network is gone"):
+            pull(url, tmp_path / "back")
+    with pytest.raises(CacheError, match="has not finished"):
+        LogitCache(tmp_path / "back")
+
+    fetched: list[str] = []
+
+    def noted(self: Remote, name: str) -> Iterator[bytes]:
+        fetched.append(name)
+        return original(self, name)
+
+    monkeypatch.setattr(Remote, "pieces", noted)
+    pull(url, tmp_path / "back")
+
+    assert fetched == [MANIFEST, *names(cache)[1:]]
+
+
+def test_another_cache_is_not_overwritten_on_either_side(cache: LogitCache, url: str, tmp_path: Path) -> None:
+    push(cache, url)
+    write_cache(tmp_path / "other", prefix_sha256="0" * 64)
+
+    with pytest.raises(OutputExists, match="already holds another cache"):
+        push(LogitCache(tmp_path / "other"), url)
+    with pytest.raises(OutputExists, match="already holds another cache"):
+        pull(url, tmp_path / "other")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis.txt").write_text("years of work")
+    with pytest.raises(OutputExists, match="already holds something else"):
+        pull(url, tmp_path / "mine")
+    assert LogitCache(tmp_path / "other").manifest.fingerprint.prefix_sha256 == "0" * 64
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize("harm", ["flipped", "longer", "shorter", "missing"])
+def test_a_shard_that_is_not_as_promised_is_refused_and_not_kept(
+    cache: LogitCache, url: str, tmp_path: Path, harm: str
+) -> None:
+    push(cache, url)
+    name = names(cache)[1]
+    content = bytearray(read_remote(url, name))
+    content[len(content) // 2] ^= 1
+    if harm == "missing":
+        remote = Remote(url)
+        remote.files.rm(f"{remote.root}/{name}")
+    else:
+        other = {"flipped": bytes(content), "longer": read_remote(url, name) + b"\0", "shorter": bytes(content[:-1])}
+        replace_remote(url, name, other[harm])
+
+    with pytest.raises(CacheError, match=Path(name).name):
+        pull(url, tmp_path / "back")
+
+    assert [path.name for path in (tmp_path / "back" / SHARDS).iterdir()] == [Path(names(cache)[0]).name]
+    assert not (tmp_path / "back" / MANIFEST).exists()
+
+
+def test_a_row_that_is_wrong_is_refused_though_every_hash_agrees(cache: LogitCache, url: str, tmp_path: Path) -> None:
+    """Somebody who means harm writes the manifest, too."""
+    push(cache, url)
+    write_cache(tmp_path / "wide", vocab_size=1000)
+    raw = json.loads((cache.folder / MANIFEST).read_bytes())
+    for shard in raw["shards"]:
+        content = (tmp_path / "wide" / SHARDS / shard["name"]).read_bytes()
+        replace_remote(url, f"{SHARDS}/{shard['name']}", content)
+        shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    fingerprint = Fingerprint.model_validate(raw["fingerprint"])
+    raw["cache_id"] = cache_id(fingerprint, [shard["sha256"] for shard in raw["shards"]])
+    replace_remote(url, MANIFEST, json.dumps(raw).encode())
+
+    with pytest.raises(CacheError, match="outside the vocabulary of 100"):
+        pull(url, tmp_path / "back")
+
+    assert list((tmp_path / "back" / SHARDS).iterdir()) == []
+
+
+def test_a_manifest_that_never_ends_is_not_read_to_its_end(
+    cache: LogitCache, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(cache, url)
+    monkeypatch.setattr(transfer, "LARGEST_MANIFEST_BYTES", 100)
+
+    with pytest.raises(CacheError, match="more than 100 bytes"):
+        pull(url, tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_place_without_a_cache_or_without_a_file_system_says_so(url: str, tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match=r"holds no manifest\.json"):
+        pull(url, tmp_path / "back")
+    with pytest.raises(CacheError, match="carrier-pigeon"):
+        pull("carrier-pigeon://loft/cache", tmp_path / "back")
+
+
+def test_an_altered_local_shard_is_refused_and_never_mended_in_place(
+    cache: LogitCache, url: str, tmp_path: Path
+) -> None:
+    push(cache, url)
+    pull(url, tmp_path / "back")
+    path = tmp_path / "back" / names(cache)[0]
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[:-1] + b"!")
+
+    with pytest.raises(CacheError, match="SHA-256"):
+        pull(url, tmp_path / "back")
+
+
+def test_without_text_everything_but_the_queries_is_there(cache: LogitCache, tmp_path: Path) -> None:
+    strip_text(cache, tmp_path / "bare", command=["test"], duet_version="0")
+
+    bare = LogitCache(tmp_path / "bare")
+    assert bare.manifest.cache_id != cache.manifest.cache_id
+    assert bare.manifest.provenance.derived_from == [cache.manifest.cache_id]
+    assert bare.manifest.fingerprint == cache.manifest.fingerprint
+    for mine, theirs in zip(bare.rows(), cache.rows(), strict=True):
+        assert (mine.query, mine.example_id) == ("", theirs.example_id)
+        assert mine.topk_logits.tobytes() == theirs.topk_logits.tobytes()
+        assert mine.student_input_ids.tolist() == theirs.student_input_ids.tolist()
+    for shard in bare.manifest.shards:
+        assert b"query 3" not in (tmp_path / "bare" / SHARDS / shard.name).read_bytes()
