@@ -57,7 +57,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         num_key_value_heads=1,
         # vLLM's attention kernels for the CPU exist for heads of 32 and more.
         head_dim=32,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         tie_word_embeddings=True,
         initializer_range=0.2,
         bos_token_id=None,

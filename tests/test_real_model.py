@@ -18,6 +18,7 @@ from conftest import ROOT
 from transformers import AutoModelForCausalLM
 from workspace import write_lines
 
+from stages.logit_cache.manifest import SHARDS
 from stages.logit_cache.reader import LogitCache
 
 pytestmark = pytest.mark.slow
@@ -127,7 +128,8 @@ def test_a_capture_that_was_killed_is_the_capture_that_was_not(folder: Path, cac
     assert whole.returncode == 0, whole.stderr
     assert LogitCache(folder / "whole").manifest.cache_id == cache.manifest.cache_id
     for shard in cache.manifest.shards:
-        assert (folder / "whole" / shard.name).read_bytes() == (cache.folder / shard.name).read_bytes()
+        one, other = (each / SHARDS / shard.name for each in (folder / "whole", cache.folder))
+        assert one.read_bytes() == other.read_bytes()
 
 
 def test_the_teacher_says_again_what_the_cache_holds(folder: Path, cache: LogitCache) -> None:

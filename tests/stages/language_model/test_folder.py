@@ -187,7 +187,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
 
 
 def test_sizes_come_from_the_config_also_where_the_language_part_is_one_level_down(folder: Path) -> None:
-    assert (vocab_size(folder), context_length(folder)) == (512, 1024)
+    assert (vocab_size(folder), context_length(folder)) == (512, 2048)
 
     nested = {"vocab_size": 7, "max_position_embeddings": 9}
     change_json(folder / "config.json", text_config=nested)
