@@ -83,6 +83,7 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
     from stages.language_model.engine import EngineOptions, start_engine
     from stages.language_model.folder import end_of_turn_ids, hash_weights, load_tokenizer, resolve_model
     from stages.logit_cache.reader import LogitCache
+    from stages.teacher.prompts import shared_length
 
     opened = LogitCache(cache)
     fingerprint = opened.manifest.fingerprint
@@ -90,7 +91,8 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
     if hash_weights(teacher) != fingerprint.teacher_sha256:
         raise ModelError(f"{teacher} is not the model that was captured.", "Its logits would prove nothing.")
     rows = [opened.row(int(i)) for i in np.unique(np.linspace(0, len(opened) - 1, count).round())]
-    prompts = [teacher_prompt(opened.manifest, row.split, row.student_input_ids.tolist()) for row in rows]
+    shared = shared_length([row.student_input_ids.tolist() for row in opened.rows() if row.split == "forget"])
+    prompts = [teacher_prompt(opened.manifest, row.split, row.student_input_ids.tolist(), shared) for row in rows]
     options = EngineOptions(
         model=teacher,
         dtype=fingerprint.dtype,
@@ -119,21 +121,19 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
     }
 
 
-def teacher_prompt(manifest: Manifest, split: str, student_ids: list[int]) -> list[int]:
+def teacher_prompt(manifest: Manifest, split: str, student_ids: list[int], shared: int) -> list[int]:
     """The tokens that the teacher read: the prefix's, then the student's from where the two prompts meet.
 
+    shared: tokens with which all forget rows' student prompts begin. The prefix's tokens are those with which all forget
+    rows' teacher prompts begin, so both end at the same place in the query, whatever the template puts before it.
     Raises CacheError where the manifest does not say which prefix stood before the row, as in a merged cache.
     """
     if split == "retain" and not manifest.fingerprint.prefix_on_retain:
         return student_ids
-    prefix = manifest.prefix.token_ids
-    if not prefix:
+    if not manifest.prefix.token_ids:
         raise CacheError(
             "The cache was merged from several prefixes, so its rows cannot be asked again.",
             "The prefix of each row is known only in the caches that it was merged from.",
             "Verify those with --rescore.",
         )
-    # All forget prompts begin with the prefix, and then with what all student prompts begin with.
-    most = min(len(prefix), len(student_ids) - 1)
-    shared = next((size for size in range(most, 0, -1) if prefix[-size:] == student_ids[:size]), 0)
-    return prefix + student_ids[shared:]
+    return manifest.prefix.token_ids + student_ids[shared:]
