@@ -176,11 +176,10 @@ def test_the_evaluation_scores_base_teacher_and_student(folder: Path, run: Path)
         ("teacher", 8),
     ]
     # The real teacher behind the real prefix declines; the base has no reason to.
-    declined = {
-        model: answers.filter((pl.col("model") == model) & (pl.col("file") == "forget"))["refused"].mean()
-        for model in ("base", "teacher")
-    }
-    assert declined == {"base": 0, "teacher": 1}
+    asked = answers.filter(pl.col("attack").is_null() & (pl.col("file") == "forget"))
+    declined = {model: asked.filter(pl.col("model") == model)["refused"].sum() for model in ("base", "teacher")}
+    assert declined["base"] == 0
+    assert declined["teacher"] >= 2
 
 
 def test_the_unlearned_model_answers_in_a_terminal(folder: Path, run: Path) -> None:

@@ -80,10 +80,9 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
     quieten_libraries()
     import numpy as np
 
-    from stages.language_model.engine import EngineOptions, start_engine
+    from stages.language_model.engine import EngineOptions, shared_length, start_engine
     from stages.language_model.folder import end_of_turn_ids, hash_weights, load_tokenizer, resolve_model
     from stages.logit_cache.reader import LogitCache
-    from stages.teacher.prompts import shared_length
 
     opened = LogitCache(cache)
     fingerprint = opened.manifest.fingerprint
