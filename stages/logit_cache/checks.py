@@ -7,10 +7,15 @@ One table in, nothing out, or a CacheError that names the row. Used by the write
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from stages.errors import CacheError
 from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.rows import SPLITS, ragged, ragged_matrix, row_schema
+
+# The writer's row groups hold 2^17 candidates, or one row. These are far beyond, and still fit into memory.
+LARGEST_GROUP_VALUES = 2**24
+LARGEST_COLUMN_BYTES = 2**28
 
 
 def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
@@ -20,6 +25,29 @@ def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
             f"{where} has other columns than format version 1 with K = {top_k}.",
             "A shard that is read by guessing may teach wrong tokens, so nothing was read.",
         )
+
+
+def check_size(group: pq.RowGroupMetaData, fingerprint: Fingerprint, where: str) -> None:
+    """A row group does not unpack to more than its rows can hold: a few kilobytes may stand for gigabytes.
+
+    Raises CacheError.
+    """
+    per_position = fingerprint.positions * fingerprint.top_k
+    most = {
+        "example_id": 1, "split": 1, "query": 1,
+        "response_ids": fingerprint.positions, "student_positions": fingerprint.positions,
+        "topk_ids": per_position, "topk_logits": per_position,
+    }  # fmt: skip
+    # The schema was checked: every field has one leaf, in this order. The leaf's own name may be anything.
+    for index, name in enumerate(row_schema(fingerprint.top_k).names):
+        column = group.column(index)
+        values = min(most.get(name, LARGEST_GROUP_VALUES) * group.num_rows, LARGEST_GROUP_VALUES)
+        if column.num_values > values or column.total_uncompressed_size > LARGEST_COLUMN_BYTES:
+            raise CacheError(
+                f"{where} would unpack to {column.num_values:,} values of {name}, "
+                f"{column.total_uncompressed_size:,} bytes; its {group.num_rows:,} rows hold at most {values:,} values.",
+                "A shard like this is made to exhaust memory, so nothing was read.",
+            )
 
 
 def check_rows(table: pa.Table, fingerprint: Fingerprint, where: str) -> None:

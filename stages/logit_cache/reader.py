@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from stages.errors import CacheError
 from stages.files import sha256_file
-from stages.logit_cache.checks import check_rows, check_schema
+from stages.logit_cache.checks import check_rows, check_schema, check_size
 from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.manifest import SHARDS, Manifest, Shard, read_manifest
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
@@ -24,6 +24,8 @@ from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 KEPT_ROW_GROUPS = 256
 # Shards open at once. A cache may have more of them than a process may have files.
 KEPT_FILES = 32
+# What pyarrow raises over files that were made to break it, names that are no UTF-8 and sizes beyond memory included.
+READ_FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
 
 
 class LogitCache:
@@ -43,7 +45,7 @@ class LogitCache:
         self._kept: OrderedDict[int, list[Row]] = OrderedDict()
         for index, shard in enumerate(self.manifest.shards):
             first = shard.first_row
-            file, groups = open_shard(folder, shard, self.manifest.fingerprint.top_k)
+            file, groups = open_shard(folder, shard, self.manifest.fingerprint)
             file.close()
             for group, rows in enumerate(groups):
                 self._groups.append((first, index, group))
@@ -110,7 +112,7 @@ class LogitCache:
         if index in self._files:
             self._files.move_to_end(index)
             return self._files[index]
-        self._files[index], _ = open_shard(self.folder, self.manifest.shards[index], self.manifest.fingerprint.top_k)
+        self._files[index], _ = open_shard(self.folder, self.manifest.shards[index], self.manifest.fingerprint)
         if len(self._files) > KEPT_FILES:
             self._files.popitem(last=False)[1].close()
         return self._files[index]
@@ -130,18 +132,21 @@ def check_file(cache: Path, shard: Shard, *, verify_hash: bool = True) -> None:
         raise _damage(path, "has another SHA-256 than the manifest says")
 
 
-def open_shard(cache: Path, shard: Shard, top_k: int) -> tuple[pq.ParquetFile, list[int]]:
+def open_shard(cache: Path, shard: Shard, fingerprint: Fingerprint) -> tuple[pq.ParquetFile, list[int]]:
     """The shard's Parquet file and the rows of each of its row groups. Raises CacheError unless they are as promised."""
     path = cache / SHARDS / shard.name
     try:
         # Not mapped: mapped pages count as the process's memory, which would grow with the cache.
         file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        schema, groups = file.schema_arrow, [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
+    except READ_FAULTS as error:
         raise CacheError(f"{path} is not a Parquet file: {error}") from error
-    check_schema(file.schema_arrow, top_k, shard.name)
-    rows = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-    if sum(rows) != shard.rows or min(rows) < 1:
+    check_schema(schema, fingerprint.top_k, shard.name)
+    rows = [group.num_rows for group in groups]
+    if sum(rows) != shard.rows or min(rows, default=0) < 1:
         raise CacheError(f"{shard.name} holds {sum(rows)} rows, the manifest says {shard.rows}.")
+    for index, group in enumerate(groups):
+        check_size(group, fingerprint, f"{shard.name}, row group {index}")
     return file, rows
 
 
@@ -149,7 +154,9 @@ def read_group(file: pq.ParquetFile, group: int, shard: Shard, fingerprint: Fing
     """One row group, checked row by row. Raises CacheError."""
     try:
         table = file.read_row_group(group)
-    except (pa.ArrowException, OSError) as error:
+        # Parquet's reader takes text and offsets as they come; only this looks at them.
+        table.validate(full=True)
+    except READ_FAULTS as error:
         raise CacheError(f"{shard.name}, row group {group} cannot be read: {error}") from error
     check_rows(table, fingerprint, f"{shard.name}, row group {group}")
     return table

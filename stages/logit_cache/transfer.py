@@ -211,7 +211,7 @@ def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> Non
     finally:
         temporary.unlink(missing_ok=True)
     try:
-        opened, groups = open_shard(cache, shard, manifest.fingerprint.top_k)
+        opened, groups = open_shard(cache, shard, manifest.fingerprint)
         with opened:
             for group in range(len(groups)):
                 read_group(opened, group, shard, manifest.fingerprint)

@@ -50,7 +50,7 @@ def faults(folder: Path, *, advance: Callable[[int], None] = lambda done: None) 
 
 def _shard_faults(folder: Path, manifest: Manifest, shard: Shard, seen: dict[str, str]) -> Iterator[Fault]:
     check_file(folder, shard)
-    file, groups = open_shard(folder, shard, manifest.fingerprint.top_k)
+    file, groups = open_shard(folder, shard, manifest.fingerprint)
     yield from _footer_faults(file, manifest, shard)
     positions, total, least, most = 0, 0.0, np.inf, -np.inf
     for group in range(len(groups)):

@@ -172,7 +172,7 @@ def test_bad_queries_are_refused_before_a_model_is_loaded(
     [
         ("teacher.topk=5", 2, "there is no such setting"),
         ("teacher.top_k=600", 2, "the vocabulary of"),
-        ("teacher.positions=1000", 1, "Nothing is truncated"),
+        ("teacher.positions=2000", 1, "Nothing is truncated"),
         ("data.forget=nowhere.jsonl", 1, "cannot be read"),
         ("data.prefix=nowhere.json", 1, "cannot be read"),
         ("model.path=./nowhere", 1, "There is no model folder"),
