@@ -15,7 +15,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate sweep prefixes results test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate sweep prefixes results bench-cache test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -66,6 +66,9 @@ results: model ## The table in the README: the demo on held-out files with SEEDS
 		baseline="--baseline runs/results/seed-$(firstword $(SEEDS))/evaluation.json"; \
 	done
 	$(DUET) compare --mean $(foreach seed,$(SEEDS),runs/results/seed-$(seed)/evaluation.json) --out docs/results/capitals.md
+
+bench-cache: model ## Bytes per position, speed and memory of the logit cache on this machine
+	PYTHONPATH=.:tests $(VENV)/bin/python tests/bench_cache.py
 
 test: setup ## All tests: the real pipeline on the real small model included
 	$(VENV)/bin/python -m pytest

@@ -33,7 +33,10 @@ def duet(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
+    """A user's environment: no hub, and none of what a training inside the test process left in its own."""
+    launcher = {"RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
+    own = {name: value for name, value in os.environ.items() if name not in launcher}
+    return {**own, "HF_HUB_OFFLINE": "1", "TMPDIR": str(folder)}
 
 
 def options(folder: Path) -> tuple[object, ...]:
