@@ -52,5 +52,11 @@ class TrainingError(DuetError):
     """A training run that cannot start or must not go on."""
 
 
+class Stopped(DuetError):
+    """A run that was asked to stop and can go on: nothing is wrong. The code is EX_TEMPFAIL, "try again"."""
+
+    exit_code = 75
+
+
 class OutputExists(DuetError):
     """An output folder that already holds something else."""

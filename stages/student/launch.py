@@ -4,10 +4,14 @@ Under a launcher (deepspeed, torchrun, a scheduler) the environment names this p
 """
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
 
+from stages.errors import Stopped
 from stages.language_model.hardware import core_count, gpu_count
 
 
@@ -16,19 +20,34 @@ def is_launched() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def leads_by_environment() -> bool:
+    """Whether this is process 0, as known before the processes have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def process_count(asked: int | None) -> int:
     """Processes to train with: as asked, or one per GPU, or one."""
     return asked or max(gpu_count(), 1)
 
 
-def launch(arguments: Sequence[str], processes: int) -> int:
+def launch(arguments: Sequence[str], processes: int, *, stop_file: Path) -> int:
     """Run `python -m pipeline ARGUMENTS` in several processes through torchrun; returns the exit code.
 
-    Each process gets its share of the cores: torchrun would give each a single thread.
+    Each process gets its share of the cores: torchrun would give each a single thread. SIGTERM is handed on as
+    `stop_file`, because torchrun kills what has not ended half a minute after the signal; the code is then that of Stopped.
     """
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)),
         *("-m", "pipeline", *arguments),
     ]
     threads = str(max(core_count() // processes, 1))
-    return subprocess.run(command, env={"OMP_NUM_THREADS": threads, **os.environ}, check=False).returncode
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        stop_file.touch()
+
+    before = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        code = subprocess.run(command, env={"OMP_NUM_THREADS": threads, **os.environ}, check=False).returncode
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return Stopped.exit_code if code and stop_file.exists() else code

@@ -11,38 +11,57 @@ import numpy as np
 
 from stages.errors import TrainingError
 
+# Keeps the choice of held-out rows apart from the orders of the two splits.
+HOLD_OUT = 2
+
 
 class SampleStream:
     """An endless stream of global batches over the rows of a cache.
 
     forget: bool [rows], True where the row is in the forget set. batch_rows: B, over all processes.
     forget_share: share of forget rows in a batch; None takes the cache's own share.
+    validation_share: share of each split that is held out, chosen by the seed: `validation_rows`, int64, never in a batch.
     Each split is walked in a fresh random order per pass, so a small split comes round more often than a large one
     if its share says so.
     Raises TrainingError if a batch cannot hold a row of both splits, or if the cache lacks one.
     """
 
-    def __init__(self, forget: np.ndarray, *, batch_rows: int, seed: int, forget_share: float | None = None) -> None:
-        self._rows = {"forget": np.flatnonzero(forget), "retain": np.flatnonzero(~forget)}
+    def __init__(
+        self,
+        forget: np.ndarray,
+        *,
+        batch_rows: int,
+        seed: int,
+        forget_share: float | None = None,
+        validation_share: float = 0.0,
+    ) -> None:
+        held_out, self._rows = {}, {}
+        for number, (split, chosen) in enumerate((("forget", forget), ("retain", ~forget))):
+            rows = np.flatnonzero(chosen)
+            count = round(validation_share * len(rows))
+            order = _order(seed, HOLD_OUT + number, 0, len(rows))
+            held_out[split], self._rows[split] = np.sort(rows[order[:count]]), np.sort(rows[order[count:]])
+        self.validation_rows = np.concatenate(list(held_out.values()))
+        trained = sum(map(len, self._rows.values()))
         for split, rows in self._rows.items():
             if not len(rows):
                 raise TrainingError(
-                    f"The cache has no {split} rows.",
+                    f"The cache has no {split} rows{' to train on' if validation_share else ''}.",
                     "Forgetting and retention go through one loss in one batch, so both are needed.",
                     "Capture or merge a cache that has both.",
                 )
-        if batch_rows < 2 or batch_rows > len(forget):
+        if batch_rows < 2 or batch_rows > trained:
             raise TrainingError(
-                f"A batch has {batch_rows} rows, the cache {len(forget)}.",
+                f"A batch has {batch_rows} rows, the cache {trained}.",
                 "A batch needs at least one forget and one retain row, and no more rows than the cache has.",
                 "Set another size:  --set student.batch_rows=…",
             )
-        share = forget.mean() if forget_share is None else forget_share
+        share = len(self._rows["forget"]) / trained if forget_share is None else forget_share
         forget_rows = min(max(round(batch_rows * float(share)), 1), batch_rows - 1)
         self._per_batch = {"forget": forget_rows, "retain": batch_rows - forget_rows}
         self._seed = seed
         self.batch_rows = batch_rows
-        self.steps_per_epoch = math.ceil(len(forget) / batch_rows)
+        self.steps_per_epoch = math.ceil(trained / batch_rows)
 
     def rows_of(self, step: int) -> np.ndarray:
         """int64 [B]: cache rows of global batch `step`, forget and retain rows spread evenly over it."""

@@ -6,6 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stages.errors import TrainingError
 
+# Where and how a run is carried out, and watched. ZeRO's stage is not among them: another one stores its state otherwise.
+NOT_DETERMINING = {
+    "micro_batch_rows", "processes", "activation_checkpointing",
+    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "warn_rising_steps", "monitors",
+}  # fmt: skip
+
 
 class StudentSettings(BaseModel):
     """Stage two. Rates, sizes and what runs where; the data is the cache's."""
@@ -54,6 +60,25 @@ class StudentSettings(BaseModel):
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
     )
+    checkpoint_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: by time alone.")
+    checkpoint_minutes: float | None = Field(
+        10.0, gt=0, description="Minutes between checkpoints: what a kill can cost. SIGTERM saves one in any case."
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="Newest checkpoints that stay; a finished run needs none and keeps none."
+    )
+    validation_share: float = Field(
+        0.0, ge=0, lt=0.5, description="Share of the cache's rows, of each split, that is never trained on."
+    )
+    patience_epochs: int | None = Field(
+        None, ge=1, description="Stop once the validation loss has not fallen for so many epochs; default: never."
+    )
+    warn_rising_steps: int | None = Field(
+        20, ge=1, description="Warn once the smoothed loss has risen for so many steps in a row."
+    )
+    monitors: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        (), description="Where metrics go beside TensorBoard; each reads its own environment variables."
+    )
 
     @model_validator(mode="after")
     def _combinations(self) -> "StudentSettings":
@@ -61,7 +86,13 @@ class StudentSettings(BaseModel):
             raise ValueError("offload needs zero_stage 1, 2 or 3")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError("offload = all needs zero_stage = 3")
+        if self.patience_epochs is not None and not self.validation_share:
+            raise ValueError("patience_epochs needs a validation_share above 0: there is no validation loss without")
         return self
+
+    def determining(self) -> dict[str, Any]:
+        """The settings that change the trained weights, by more than rounding."""
+        return self.model_dump(mode="json", exclude=NOT_DETERMINING)
 
     def micro_batch(self, world: int) -> int:
         """Rows per process and forward pass. Raises TrainingError if the batch does not divide."""

@@ -1,57 +1,51 @@
-"""Stage two, step four: the DeepSpeed loop. The only module that imports DeepSpeed.
+"""Stage two, step five: the training loop.
 
-A frozen cache and a model folder in; trained weights, one line of metrics per step, and the loss curve out. It never
-loads a teacher, and it never goes on after a loss that is not finite.
+A frozen cache and a model folder in; trained weights, one line of metrics per step, and checkpoints out. It never loads
+a teacher, it never goes on after a loss that is not finite, and a run that was killed goes on as if it had not been.
 """
 
-import json
-import os
+import math
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
-import transformers
-from torch.utils.tensorboard import SummaryWriter
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.integrations import HfDeepSpeedConfig
+from transformers import PreTrainedModel
 
-from stages.errors import ModelError, TrainingError
-from stages.language_model.hardware import core_count, cuda_is_available
+from stages.errors import Stopped, TrainingError
 from stages.logit_cache.reader import LogitCache
 from stages.student.batches import Batch, collate
+from stages.student.checkpoints import Checkpoint, Checkpoints
+from stages.student.engine import StudentEngine, start_process_group
+from stages.student.metrics import MetricsLog, StepMetrics, read_metrics
 from stages.student.objective import student_logits, topk_huber
 from stages.student.samples import SampleStream
-from stages.student.settings import StudentSettings, deepspeed_config, learning_rate_at
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """One optimiser step. Losses are means over the rows of all processes; grad_norm is before clipping."""
-
-    step: int
-    epoch: float
-    loss: float
-    loss_forget: float | None
-    loss_retain: float | None
-    grad_norm: float
-    learning_rate: float
-    tokens_per_s: float
-    step_s: float
+from stages.student.settings import StudentSettings, learning_rate_at
+from stages.student.stopping import RisingLoss, StopRequest, has_stalled
 
 
 class StudentTrainer:
     """One distillation, in one process per GPU or in one on the CPU. Call `train`, then `consolidated_weights`.
 
-    Raises TrainingError if batch and processes do not fit, ModelError if the model cannot be loaded.
+    checkpoints: those of the run, from the newest of which it goes on; None trains without any.
+    stop_file: asks for a stop, as SIGTERM does, by being there.
+    Raises TrainingError if batch and processes do not fit, ModelError if the model cannot be loaded, OutputExists if
+    there is a checkpoint of another run.
     """
 
-    def __init__(self, model: Path, cache: LogitCache, settings: StudentSettings) -> None:
+    def __init__(
+        self,
+        model: Path,
+        cache: LogitCache,
+        settings: StudentSettings,
+        checkpoints: Checkpoints | None = None,
+        *,
+        stop_file: Path | None = None,
+    ) -> None:
         self.settings = settings
         self.cache = cache
         start_process_group()
@@ -59,60 +53,76 @@ class StudentTrainer:
         forget, _ = cache.outline()
         self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
         self.stream = SampleStream(
-            forget, batch_rows=settings.batch_rows, seed=settings.seed, forget_share=settings.forget_share
+            forget,
+            batch_rows=settings.batch_rows,
+            seed=settings.seed,
+            forget_share=settings.forget_share,
+            validation_share=settings.validation_share,
         )
         self.total_steps = self.stream.steps_per_epoch * settings.epochs
         torch.manual_seed(settings.seed)
-        config = deepspeed_config(settings, world=self.world)
-        # Alive while the model loads: under ZeRO-3 each process then keeps only its part of every weight.
-        zero3 = HfDeepSpeedConfig(config) if settings.zero_stage == 3 else None
-        network = _load(model, settings)
-        del zero3
-        self.pad_id = int(network.config.get_text_config().pad_token_id or 0)
-        self.engine, _, _, _ = deepspeed.initialize(
-            model=network, model_parameters=[p for p in network.parameters() if p.requires_grad], config=config
-        )
-        self.engine.train()
+        self._checkpoints = checkpoints
+        self._stop_file = stop_file
+        self.resumed_from: Checkpoint | None = checkpoints.newest() if checkpoints else None
+        self.engine = StudentEngine(model, settings, self.resumed_from)
+        self.pad_id = int(self.module.config.get_text_config().pad_token_id or 0)
 
-    def train(self, run: Path, *, report: Callable[[StepMetrics], None] = lambda metrics: None) -> list[StepMetrics]:
-        """Train to the last step. Process 0 writes run/metrics.jsonl and run/tensorboard.
+    @property
+    def first_step(self) -> int:
+        """The step at which training begins: 0, or where the newest checkpoint left off."""
+        return self.resumed_from.step if self.resumed_from else 0
 
-        Raises TrainingError at the first loss or gradient that is not finite, naming the step and the rows.
+    def train(
+        self,
+        run: Path,
+        *,
+        report: Callable[[StepMetrics], None] = lambda metrics: None,
+        warn: Callable[[str], None] = lambda text: None,
+    ) -> list[StepMetrics]:
+        """Train to the last step, or until the validation loss stalls; returns the metrics of all steps.
+
+        Process 0 writes run/metrics.jsonl and run/tensorboard. Raises TrainingError at the first loss or gradient that
+        is not finite, naming the step and the rows; Stopped after SIGTERM, with a checkpoint saved.
         """
         history: list[StepMetrics] = []
-        with ExitStack() as files:
+        if self.resumed_from:
+            history = read_metrics(self.resumed_from.metrics)
             if self.rank == 0:
-                lines = files.enter_context(open(run / "metrics.jsonl", "w", encoding="utf-8"))
-                board = files.enter_context(SummaryWriter(str(run / "tensorboard")))
-            for step in range(self.total_steps):
-                metrics = self._step(step)
+                shutil.copyfile(self.resumed_from.metrics, run / "metrics.jsonl")
+        rising = RisingLoss(self.settings.warn_rising_steps)
+        saved_at, log = time.monotonic(), None
+        with ExitStack() as stack:
+            stop = stack.enter_context(StopRequest(self._stop_file).listening())
+            if self.rank == 0:
+                log = stack.enter_context(MetricsLog(run, self.first_step, self.settings.monitors))
+            for step in range(self.first_step, self.total_steps):
+                if self._has_stalled(history):
+                    break
+                minutes = (time.monotonic() - saved_at) / 60
+                metrics, must_stop, save_is_due = self._step(step, stop, minutes)
                 history.append(metrics)
-                if self.rank == 0:
-                    lines.write(json.dumps(asdict(metrics)) + "\n")
-                    lines.flush()
-                    for name, value in asdict(metrics).items():
-                        if name != "step" and value is not None:
-                            board.add_scalar(name, value, metrics.step)
+                if log:
+                    log.write(metrics)
                     report(metrics)
+                    if rising.sees(metrics.loss):
+                        warn(
+                            f"The loss has risen for {self.settings.warn_rising_steps} steps, to {metrics.loss:.2f}. "
+                            "Most often student.learning_rate is too high, or student.warmup_share too short."
+                        )
+                if self._checkpoints and step + 1 < self.total_steps and (must_stop or save_is_due):
+                    self._checkpoints.save(step + 1, run / "metrics.jsonl", self.engine.save)
+                    saved_at = time.monotonic()
+                if must_stop and step + 1 < self.total_steps:
+                    raise Stopped(
+                        f"Stopped by SIGTERM after step {step + 1} of {self.total_steps}.",
+                        f"A checkpoint of it is in {run}." if self._checkpoints else "There is no checkpoint.",
+                        "Give the same command again: it goes on from there.",
+                    )
         return history
 
     def consolidated_weights(self) -> dict[str, torch.Tensor]:
         """Every weight, whole, on the CPU of process 0; elsewhere an empty dict. All processes must call it."""
-        weights: dict[str, torch.Tensor] = {}
-        for name, parameter in self.module.named_parameters():
-            # One at a time: under ZeRO-3 a weight is whole only inside this block.
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.settings.zero_stage == 3):
-                if self.rank == 0:
-                    weights[name] = parameter.detach().to("cpu", copy=True)
-        if self.rank == 0:
-            weights.update(
-                {
-                    name: value.detach().to("cpu", copy=True)
-                    for name, value in self.module.named_buffers()
-                    if name in self.module.state_dict()
-                }
-            )
-        return weights
+        return self.engine.consolidated_weights()
 
     def wait_for_all(self) -> None:
         """Return once every process has come here."""
@@ -121,60 +131,83 @@ class StudentTrainer:
     @property
     def module(self) -> PreTrainedModel:
         """The network inside the engine."""
-        module: PreTrainedModel = self.engine.module
-        return module
+        return self.engine.network
 
-    def _step(self, step: int) -> StepMetrics:
+    def _step(self, step: int, stop: StopRequest, minutes: float) -> tuple[StepMetrics, bool, bool]:
+        """One optimiser step; its metrics, and whether to stop and whether to save after it, the same for all processes."""
         began = time.perf_counter()
         rows = self.stream.rows_of(step)
         rate = learning_rate_at(step, self.settings, total_steps=self.total_steps)
-        for group in self.engine.optimizer.param_groups:
-            group["lr"] = rate
-        # Sum of losses and count of rows per split, then tokens.
-        totals = torch.zeros(5, dtype=torch.float64)
+        self.engine.set_learning_rate(rate)
+        # Sum of losses and count of rows per split, tokens; then a vote for stopping and process 0's clock.
+        totals = torch.zeros(7, dtype=torch.float64)
+        norm: float | None = None
         for batch in self._micro_batches(rows):
-            student_BTK = student_logits(self.engine, batch)
-            loss_B = topk_huber(student_BTK, batch.teacher_BTK, batch.taught_BT, delta=self.settings.huber_delta)
+            loss_B = self._losses(batch)
             if not torch.isfinite(loss_B).all():
                 self._refuse_loss(step, batch, loss_B)
             # Every micro-batch has as many rows, so DeepSpeed's mean over processes and micro-batches is the mean over
             # the rows of the batch, and the gradient does not depend on how the batch was cut.
-            self.engine.backward(loss_B.mean())
+            norm = self.engine.backward_and_step(loss_B.mean())
             for place, chosen in ((0, batch.forget_B), (2, ~batch.forget_B)):
                 totals[place] += loss_B.detach()[chosen].sum().double().cpu()
                 totals[place + 1] += chosen.sum().cpu()
             totals[4] += batch.mask_BL.sum().cpu()
-            # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
-            norm = self._plain_norm() if self.settings.zero_stage == 0 else None
-            self.engine.step()
-        totals = totals.to(self.engine.device)
-        dist.all_reduce(totals)
-        forget_sum, forget_count, retain_sum, retain_count, tokens = totals.tolist()
-        if norm is None:
-            norm = float(self.engine.get_global_grad_norm())
-        if not np.isfinite(norm):
+        totals[5] = float(stop.received)
+        totals[6] = minutes if self.rank == 0 else 0.0
+        forget_sum, forget_count, retain_sum, retain_count, tokens, stops, minutes = self._summed(totals)
+        if norm is None or not np.isfinite(norm):
             raise TrainingError(
                 f"The gradient norm at step {step} is {norm}.",
                 "The weights may be spoilt from here on, so the run stopped and nothing was exported.",
                 "Lower student.learning_rate, or train in float32:  --set student.dtype=float32",
             )
         seconds = time.perf_counter() - began
-        return StepMetrics(
+        epoch_is_over = (step + 1) % self.stream.steps_per_epoch == 0
+        metrics = StepMetrics(
             step=step,
             epoch=(step + 1) / self.stream.steps_per_epoch,
             loss=(forget_sum + retain_sum) / len(rows),
             loss_forget=forget_sum / forget_count if forget_count else None,
             loss_retain=retain_sum / retain_count if retain_count else None,
+            loss_validation=self._validate() if epoch_is_over and len(self.stream.validation_rows) else None,
             grad_norm=norm,
             learning_rate=rate,
             tokens_per_s=tokens / seconds,
             step_s=seconds,
         )
+        every, most = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
+        is_due = (every is not None and (step + 1) % every == 0) or (most is not None and minutes >= most)
+        return metrics, stops > 0, is_due
 
-    def _plain_norm(self) -> float | None:
-        if self.engine.bfloat16_enabled() or not self.engine.is_gradient_accumulation_boundary():
-            return None
-        return float(torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None]))
+    def _losses(self, batch: Batch) -> torch.Tensor:
+        student_BTK = student_logits(self.engine, batch)
+        return topk_huber(student_BTK, batch.teacher_BTK, batch.taught_BT, delta=self.settings.huber_delta)
+
+    def _validate(self) -> float:
+        """Mean loss over the held-out rows. Each process makes as many passes, as ZeRO-3 needs."""
+        rows, size = self.stream.validation_rows, self.settings.micro_batch(self.world)
+        totals = torch.zeros(2, dtype=torch.float64)
+        for turn in range(math.ceil(len(rows) / (size * self.world))):
+            start = (turn * self.world + self.rank) * size
+            own = rows[start : start + size]
+            with torch.no_grad():
+                loss_B = self._losses(self._batch(own if len(own) else rows[:1]))
+            if len(own):
+                totals += torch.tensor([loss_B.sum().item(), len(own)], dtype=torch.float64)
+        loss_sum, count = self._summed(totals)
+        return loss_sum / count
+
+    def _has_stalled(self, history: Sequence[StepMetrics]) -> bool:
+        losses = [step.loss_validation for step in history if step.loss_validation is not None]
+        return has_stalled(losses, self.settings.patience_epochs)
+
+    def _summed(self, totals: torch.Tensor) -> list[float]:
+        """The totals of all processes."""
+        moved = totals.to(self.engine.device)
+        dist.all_reduce(moved)
+        values: list[float] = moved.tolist()
+        return values
 
     def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
         """This process's part of the global batch, cut into micro-batches."""
@@ -182,9 +215,12 @@ class StudentTrainer:
         share = len(rows) // self.world
         own = rows[self.rank * share : (self.rank + 1) * share]
         for start in range(0, len(own), size):
-            read = [self.cache.row(int(row)) for row in own[start : start + size]]
-            chosen = [row.first(positions=self._kept_positions[row.split]) for row in read]
-            yield collate(chosen, pad_id=self.pad_id).to(self.engine.device)
+            yield self._batch(own[start : start + size])
+
+    def _batch(self, rows: np.ndarray) -> Batch:
+        read = [self.cache.row(int(row)) for row in rows]
+        chosen = [row.first(positions=self._kept_positions[row.split]) for row in read]
+        return collate(chosen, pad_id=self.pad_id).to(self.engine.device)
 
     def _refuse_loss(self, step: int, batch: Batch, loss_B: torch.Tensor) -> None:
         bad = (~torch.isfinite(loss_B)).tolist()
@@ -194,33 +230,3 @@ class StudentTrainer:
             "The weights before this step were still finite; nothing was exported.",
             "Lower student.learning_rate, raise student.warmup_share, or train in float32:  --set student.dtype=float32",
         )
-
-
-def start_process_group() -> None:
-    """Join the launcher's processes, or be the only one."""
-    if dist.is_initialized():
-        return
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    if "RANK" not in os.environ:
-        os.environ.update(alone)
-    if not cuda_is_available():
-        torch.set_num_threads(
-            max(core_count() // int(os.environ["LOCAL_WORLD_SIZE"]), 1)
-            if "LOCAL_WORLD_SIZE" in os.environ
-            else core_count()
-        )
-    if os.environ["WORLD_SIZE"] == "1":
-        # DeepSpeed would spend half a minute on compiling collectives for processes that share memory.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if cuda_is_available() else "gloo", verbose=False)
-
-
-def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"transformers cannot load {folder}: {error}") from error
-    if settings.activation_checkpointing:
-        network.gradient_checkpointing_enable({"use_reentrant": False})
-    return network

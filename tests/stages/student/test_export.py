@@ -107,5 +107,5 @@ def test_processes_are_as_many_as_asked_for() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_fails_fails_the_launch() -> None:
-    assert launch(["no-such-command"], 2) != 0
+def test_a_process_that_fails_fails_the_launch(tmp_path: Path) -> None:
+    assert launch(["no-such-command"], 2, stop_file=tmp_path / "stop") != 0

@@ -1,0 +1,154 @@
+"""Stage two, step four: the student inside DeepSpeed. The only module that imports DeepSpeed.
+
+A model folder in; a network that is sharded, stepped, saved, loaded and gathered again out. It knows nothing of the
+cache or of the objective.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+import transformers
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.integrations import HfDeepSpeedConfig
+
+from stages.errors import ModelError, TrainingError
+from stages.language_model.hardware import core_count, cuda_is_available
+from stages.student.checkpoints import Checkpoint
+from stages.student.settings import StudentSettings, deepspeed_config
+
+UNIVERSAL = "universal"
+
+
+class StudentEngine:
+    """A network under DeepSpeed, as it begins or as a checkpoint left it. All processes make it, and call it, together.
+
+    Raises ModelError if the model cannot be loaded.
+    """
+
+    def __init__(self, model: Path, settings: StudentSettings, start_from: Checkpoint | None = None) -> None:
+        self._settings = settings
+        world = dist.get_world_size()
+        config = deepspeed_config(settings, world=world)
+        # A checkpoint of another number of processes is made universal first. Without ZeRO every process saved all.
+        converted = start_from is not None and start_from.world != world and settings.zero_stage > 0
+        if converted:
+            config["checkpoint"] = {"load_universal": True}
+        # Alive while the model loads: under ZeRO-3 each process then keeps only its part of every weight.
+        zero3 = HfDeepSpeedConfig(config) if settings.zero_stage == 3 else None
+        network = _load(model, settings)
+        del zero3
+        self._engine, _, _, _ = deepspeed.initialize(
+            model=network, model_parameters=[p for p in network.parameters() if p.requires_grad], config=config
+        )
+        self._engine.train()
+        if start_from is not None:
+            folder = _make_universal(start_from) if converted else start_from.folder
+            loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+            if loaded is None:
+                raise TrainingError(f"DeepSpeed cannot load {folder}.", "Nothing was trained.")
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The network's forward pass."""
+        return self._engine(**inputs)
+
+    @property
+    def network(self) -> PreTrainedModel:
+        """The network itself. Under ZeRO-3 its weights are in parts."""
+        network: PreTrainedModel = self._engine.module
+        return network
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self._engine.device)
+
+    def set_learning_rate(self, rate: float) -> None:
+        """The rate of the next step."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate
+
+    def backward_and_step(self, loss: torch.Tensor) -> float | None:
+        """Backward, and an optimiser step if this was the batch's last micro-batch.
+
+        Returns the norm of the whole gradient before clipping then, else None.
+        """
+        self._engine.backward(loss)
+        is_last = self._engine.is_gradient_accumulation_boundary()
+        # Without ZeRO, DeepSpeed clips but does not tell the norm; the gradients are averaged by now.
+        plain = self._settings.zero_stage == 0 and not self._engine.bfloat16_enabled()
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None] if plain and is_last else []
+        norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else None
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if is_last and norm is None else norm
+
+    def save(self, folder: Path, tag: str) -> None:
+        """Write the state of training into folder/tag: each process its part. Neither atomic nor checked."""
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+
+    def consolidated_weights(self) -> dict[str, torch.Tensor]:
+        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict."""
+        leads = dist.get_rank() == 0
+        weights: dict[str, torch.Tensor] = {}
+        for name, parameter in self.network.named_parameters():
+            # One at a time: under ZeRO-3 a weight is whole only inside this block.
+            with deepspeed.zero.GatheredParameters([parameter], enabled=self._settings.zero_stage == 3):
+                if leads:
+                    weights[name] = parameter.detach().to("cpu", copy=True)
+        if leads:
+            saved = self.network.state_dict().keys()
+            buffers = [(name, value) for name, value in self.network.named_buffers() if name in saved]
+            weights.update({name: value.detach().to("cpu", copy=True) for name, value in buffers})
+        return weights
+
+
+def start_process_group() -> None:
+    """Join the launcher's processes, or be the only one."""
+    if dist.is_initialized():
+        return
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    if "RANK" not in os.environ:
+        os.environ.update(alone)
+    if not cuda_is_available():
+        torch.set_num_threads(
+            max(core_count() // int(os.environ["LOCAL_WORLD_SIZE"]), 1)
+            if "LOCAL_WORLD_SIZE" in os.environ
+            else core_count()
+        )
+    if os.environ["WORLD_SIZE"] == "1":
+        # DeepSpeed would spend half a minute on compiling collectives for processes that share memory.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if cuda_is_available() else "gloo", verbose=False)
+
+
+def _make_universal(checkpoint: Checkpoint) -> Path:
+    """The checkpoint in DeepSpeed's universal form, which any number of processes can load, beside it."""
+    folder = checkpoint.folder.with_name(f"{UNIVERSAL}.partial")
+    if dist.get_rank() == 0:
+        converter = (sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state")
+        paths = ("--input_folder", str(checkpoint.folder), "--output_folder", str(folder))
+        done = subprocess.run([*converter, *paths], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise TrainingError(
+                f"{checkpoint.folder}, saved by {checkpoint.world} processes, cannot be made universal: "
+                f"{done.stderr.strip().splitlines()[-1]}",
+                "It is as it was; nothing was trained.",
+                f"Go on with as many processes:  --set student.processes={checkpoint.world}",
+            )
+    dist.barrier()
+    return folder
+
+
+def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+    if settings.activation_checkpointing:
+        network.gradient_checkpointing_enable({"use_reentrant": False})
+    return network
