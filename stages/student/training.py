@@ -97,14 +97,19 @@ class StudentTrainer:
         return history
 
     def consolidated_weights(self) -> dict[str, torch.Tensor]:
-        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict. All processes must call it."""
+        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict. All processes must call it.
+
+        Under LoRA the adapters' only: the base's files are at hand, and hold what was frozen.
+        """
         weights: dict[str, torch.Tensor] = {}
         for name, parameter in self.module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             # One at a time: under ZeRO-3 a weight is whole only inside this block.
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.settings.zero_stage == 3):
                 if self.rank == 0:
                     weights[name] = parameter.detach().to("cpu", copy=True)
-        if self.rank == 0:
+        if self.rank == 0 and self.settings.method == "full":
             weights.update(
                 {
                     name: value.detach().to("cpu", copy=True)
@@ -223,4 +228,8 @@ def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     if settings.activation_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.method == "lora":
+        from stages.student.lora import add_adapters
+
+        return add_adapters(network, settings)
     return network
