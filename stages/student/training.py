@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from stages.errors import ModelError, TrainingError
+from stages.language_model.folder import attention_of
 from stages.language_model.hardware import core_count, cuda_is_available
 from stages.logit_cache.reader import LogitCache
 from stages.student.batches import Batch, collate
@@ -223,7 +224,9 @@ def start_process_group() -> None:
 def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
     transformers.utils.logging.disable_progress_bar()
     try:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, settings.dtype), attn_implementation=attention_of(folder)
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     if settings.activation_checkpointing:
