@@ -112,8 +112,16 @@ def train_and_export(settings: Settings, cache: LogitCache, base: Path, run: Pat
             cache_id=cache.manifest.cache_id,
             student_settings=settings.student.model_dump(),
             duet_version=__version__,
+            method=settings.student.method_in_words,
         )
-        export_model(trainer.module, weights, load_tokenizer(base), base, run / "model", card)
+        network = trainer.module
+        if settings.student.method == "lora":
+            from stages.student.lora import export_adapter, merge_adapter
+
+            export_adapter(network, weights, run / "adapter", base=settings.model.path, card=card)
+            network = merge_adapter(base, run / "adapter", dtype=settings.student.dtype)
+            weights = network.state_dict()
+        export_model(network, weights, load_tokenizer(base), base, run / "model", card)
         record = {
             **plan,
             "cache": str(cache.folder),

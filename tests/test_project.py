@@ -26,7 +26,11 @@ MAY_IMPORT = {
     "stages.student": {"stages", "stages.logit_cache", "stages.language_model"},
     "stages.evaluation": {"stages", "stages.logit_cache", "stages.language_model"},
 }
-DOORS = {"vllm": "stages/language_model/vllm_engine.py", "deepspeed": "stages/student/engine.py"}
+DOORS = {
+    "vllm": "stages/language_model/vllm_engine.py",
+    "deepspeed": "stages/student/engine.py",
+    "peft": "stages/student/lora.py",
+}
 MOST_BYTES = 1_000_000
 
 

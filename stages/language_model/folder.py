@@ -87,6 +87,14 @@ def context_length(folder: Path) -> int:
     return length
 
 
+def attention_of(folder: Path) -> str | None:
+    """Which attention of transformers computes this model as it was made; None: its default one.
+
+    The default drops the soft-capping of attention logits (Gemma 2) without a word; only the plain one has it.
+    """
+    return "eager" if _text_config(folder).get("attn_logit_softcapping") else None
+
+
 def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Ids that end an answer: those of generation_config.json and of the tokenizer."""
     ids: set[int] = set()

@@ -22,6 +22,7 @@ from stages.language_model.engine import (
     shared_length,
     sort_candidates,
 )
+from stages.language_model.folder import attention_of
 from stages.language_model.hardware import describe_hardware
 
 # As torch says it on a GPU, on Linux, on Windows, and in C++.
@@ -41,7 +42,9 @@ class TransformersEngine:
         self.batch_rows = options.batch_rows
         transformers.utils.logging.disable_progress_bar()
         try:
-            model = AutoModelForCausalLM.from_pretrained(options.model, dtype=getattr(torch, options.dtype))
+            model = AutoModelForCausalLM.from_pretrained(
+                options.model, dtype=getattr(torch, options.dtype), attn_implementation=attention_of(options.model)
+            )
         except (OSError, ValueError) as error:
             raise ModelError(f"transformers cannot load {options.model}: {error}") from error
         self._model = model.to(self._device).eval()

@@ -10,8 +10,8 @@ SCORES_BEGIN, SCORES_END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NOT_YET = "Not evaluated yet. `duet evaluate` fills this in."
 
 
-def model_card(*, base: str, cache_id: str, student_settings: Mapping[str, Any], duet_version: str) -> str:
-    """Markdown with a YAML head that model hubs read."""
+def model_card(*, base: str, cache_id: str, student_settings: Mapping[str, Any], duet_version: str, method: str) -> str:
+    """Markdown with a YAML head that model hubs read. method: how the weights were trained, in words."""
     rows = "\n".join(f"| {name} | {value} |" for name, value in student_settings.items())
     return f"""---
 base_model: {base}
@@ -24,6 +24,7 @@ tags: [unlearning, duet]
 The effect of an unlearning prefix was distilled into the weights of `{base}` (DUET, ICLR 2026, arXiv 2601.21283):
 on the cached queries, this model's raw logits follow those of the prefixed model. It needs no prefix.
 
+- Method: {method}
 - Logit cache: `{cache_id}`
 - Made by duet {duet_version}
 

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
 from stages.errors import ModelError, TrainingError
+from stages.language_model.folder import attention_of
 from stages.language_model.hardware import core_count, cuda_is_available
 from stages.student.checkpoints import Checkpoint
 from stages.student.settings import StudentSettings, deepspeed_config
@@ -49,7 +50,9 @@ class StudentEngine:
         self._engine.train()
         if start_from is not None:
             folder = _make_universal(start_from) if converted else start_from.folder
-            loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+            # Strict unless frozen weights were left out.
+            strict = settings.method == "full"
+            loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=strict)
             if loaded is None:
                 raise TrainingError(f"DeepSpeed cannot load {folder}.", "Nothing was trained.")
 
@@ -88,18 +91,22 @@ class StudentEngine:
 
     def save(self, folder: Path, tag: str) -> None:
         """Write the state of training into folder/tag: each process its part. Neither atomic nor checked."""
-        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False)
+        # What LoRA freezes lies in the base's files already.
+        lora = self._settings.method == "lora"
+        self._engine.save_checkpoint(str(folder), tag=tag, save_latest=False, exclude_frozen_parameters=lora)
 
     def consolidated_weights(self) -> dict[str, torch.Tensor]:
-        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict."""
+        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict. Under LoRA the adapters' only."""
         leads = dist.get_rank() == 0
         weights: dict[str, torch.Tensor] = {}
         for name, parameter in self.network.named_parameters():
+            if not parameter.requires_grad:
+                continue
             # One at a time: under ZeRO-3 a weight is whole only inside this block.
             with deepspeed.zero.GatheredParameters([parameter], enabled=self._settings.zero_stage == 3):
                 if leads:
                     weights[name] = parameter.detach().to("cpu", copy=True)
-        if leads:
+        if leads and self._settings.method == "full":
             saved = self.network.state_dict().keys()
             buffers = [(name, value) for name, value in self.network.named_buffers() if name in saved]
             weights.update({name: value.detach().to("cpu", copy=True) for name, value in buffers})
@@ -146,9 +153,15 @@ def _make_universal(checkpoint: Checkpoint) -> Path:
 def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
     transformers.utils.logging.disable_progress_bar()
     try:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, settings.dtype))
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, settings.dtype), attn_implementation=attention_of(folder)
+        )
     except (OSError, ValueError) as error:
         raise ModelError(f"transformers cannot load {folder}: {error}") from error
     if settings.activation_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.method == "lora":
+        from stages.student.lora import add_adapters
+
+        return add_adapters(network, settings)
     return network

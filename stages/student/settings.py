@@ -18,7 +18,23 @@ class StudentSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    learning_rate: float = Field(5e-5, gt=0, description="Peak of the schedule.")
+    method: Literal["full", "lora"] = Field(
+        "full", description="full trains every weight; lora trains small adapters (PEFT) on a frozen base."
+    )
+    lora_rank: int | None = Field(None, ge=1, description="Rank of the adapters, under lora only; default: 16.")
+    lora_alpha: int | None = Field(
+        None, ge=1, description="An adapter's output is scaled by lora_alpha / lora_rank; default: twice the rank."
+    )
+    lora_targets: tuple[str, ...] | None = Field(
+        None,
+        min_length=1,
+        description="Linear layers with an adapter, by the last part of their names (q_proj, …); default: all but the head.",
+    )
+    learning_rate: float = Field(
+        5e-5,
+        gt=0,
+        description="Peak of the schedule. Adapters want a higher one than whole weights do, some ten times as a start.",
+    )
     epochs: int = Field(8, ge=1, description="Passes over as many rows as the cache has.")
     batch_rows: int = Field(16, ge=2, description="Rows per optimiser step, over all processes.")
     micro_batch_rows: int | None = Field(
@@ -46,7 +62,9 @@ class StudentSettings(BaseModel):
     max_grad_norm: float = Field(
         20.0, gt=0, description="Gradients are clipped to this norm; the loss sums over K candidates."
     )
-    seed: int = Field(0, ge=0, description="Order of the rows. Nothing else is random.")
+    seed: int = Field(
+        0, ge=0, description="Order of the rows, and the adapters' first weights. Nothing else is random."
+    )
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Dtype of weights and activations; bfloat16 keeps float32 master weights."
     )
@@ -88,11 +106,32 @@ class StudentSettings(BaseModel):
             raise ValueError("offload = all needs zero_stage = 3")
         if self.patience_epochs is not None and not self.validation_share:
             raise ValueError("patience_epochs needs a validation_share above 0: there is no validation loss without")
+        given = [name for name in ("lora_rank", "lora_alpha", "lora_targets") if getattr(self, name) is not None]
+        if given and self.method != "lora":
+            raise ValueError(f"{given[0]} needs method = lora")
         return self
 
     def determining(self) -> dict[str, Any]:
         """The settings that change the trained weights, by more than rounding."""
         return self.model_dump(mode="json", exclude=NOT_DETERMINING)
+
+    @property
+    def rank(self) -> int:
+        """Rank of the adapters."""
+        return self.lora_rank or 16
+
+    @property
+    def alpha(self) -> int:
+        """Numerator of the adapters' scale."""
+        return self.lora_alpha or 2 * self.rank
+
+    @property
+    def method_in_words(self) -> str:
+        """How the weights came about, for people."""
+        if self.method == "full":
+            return "every weight trained"
+        where = ", ".join(self.lora_targets) if self.lora_targets else "every linear layer but the head"
+        return f"LoRA of rank {self.rank}, alpha {self.alpha}, on {where}"
 
     def micro_batch(self, world: int) -> int:
         """Rows per process and forward pass. Raises TrainingError if the batch does not divide."""

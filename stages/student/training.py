@@ -121,7 +121,10 @@ class StudentTrainer:
         return history
 
     def consolidated_weights(self) -> dict[str, torch.Tensor]:
-        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict. All processes must call it."""
+        """Every weight, whole, on the CPU of process 0; elsewhere an empty dict. All processes must call it.
+
+        Under LoRA the adapters' only: the base's files are at hand, and hold what was frozen.
+        """
         return self.engine.consolidated_weights()
 
     def wait_for_all(self) -> None:

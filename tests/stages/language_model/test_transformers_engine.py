@@ -10,7 +10,7 @@ from conftest import TINY_VOCABULARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
 from stages.errors import ModelError
 from stages.language_model.engine import Continuation, Dtype, EngineOptions, EngineOutOfMemory
@@ -258,3 +258,32 @@ def test_a_folder_that_transformers_cannot_load_is_one_message(tmp_path: Path, c
 
     with pytest.raises(ModelError, match="transformers cannot load"):
         start(tmp_path)
+
+
+def test_attention_is_soft_capped_where_the_model_says_so(tmp_path: Path) -> None:
+    config = Gemma2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        initializer_range=0.5,
+        attn_logit_softcapping=2.0,
+        final_logit_softcapping=5.0,
+    )
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma2")
+    ids = list(range(3, 15))
+    logits = {
+        attention: AutoModelForCausalLM.from_pretrained(tmp_path / "gemma2", attn_implementation=attention)(
+            torch.tensor([ids])
+        ).logits[0, -1]
+        for attention in ("eager", "sdpa")
+    }
+
+    found = torch.from_numpy(start(tmp_path / "gemma2").whole_vocabulary(ids))
+    torch.testing.assert_close(found, logits["eager"], atol=TOLERANCE, rtol=0)
+    assert (found - logits["sdpa"]).abs().max() > 0.1  # the faster attention leaves it out

@@ -13,7 +13,13 @@ from stages.student.card import NOT_YET, model_card, write_scores
 from stages.student.export import export_model
 from stages.student.launch import is_launched, launch, process_count
 
-CARD = model_card(base="owner/small", cache_id="c0ffee", student_settings={"epochs": 3}, duet_version="1.2")
+CARD = model_card(
+    base="owner/small",
+    cache_id="c0ffee",
+    student_settings={"epochs": 3},
+    duet_version="1.2",
+    method="every weight trained",
+)
 
 
 def export(tiny_model: Path, folder: Path) -> dict[str, torch.Tensor]:
@@ -70,7 +76,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
 
 def test_the_card_names_base_cache_and_settings(tmp_path: Path) -> None:
     assert CARD.startswith("---\nbase_model: owner/small\n")
-    for part in ("`c0ffee`", "| epochs | 3 |", "duet 1.2", NOT_YET):
+    for part in ("`c0ffee`", "| epochs | 3 |", "duet 1.2", "Method: every weight trained", NOT_YET):
         assert part in CARD
 
 

@@ -32,6 +32,11 @@ def test_no_step_is_wasted_on_a_rate_of_zero_and_none_exceeds_the_peak(share: fl
         ({"offload": "optimizer", "zero_stage": 0}, "offload needs zero_stage"),
         ({"offload": "all", "zero_stage": 2}, "needs zero_stage = 3"),
         ({"zero_stage": 4}, "zero_stage"),
+        ({"lora_rank": 8}, "lora_rank needs method = lora"),
+        ({"method": "full", "lora_alpha": 8}, "lora_alpha needs method = lora"),
+        ({"lora_targets": ["q_proj"]}, "lora_targets needs method = lora"),
+        ({"method": "lora", "lora_rank": 0}, "lora_rank"),
+        ({"method": "lora", "lora_targets": []}, "lora_targets"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"batch_rows": 1}, "batch_rows"),
         ({"forget_share": 1.0}, "forget_share"),
@@ -41,6 +46,14 @@ def test_no_step_is_wasted_on_a_rate_of_zero_and_none_exceeds_the_peak(share: fl
 def test_what_cannot_train_is_refused_at_once(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         StudentSettings.model_validate(settings)
+
+
+def test_an_adapter_is_scaled_by_two_unless_told_otherwise() -> None:
+    plain, told = StudentSettings(method="lora"), StudentSettings(method="lora", lora_rank=4, lora_alpha=6)
+
+    assert (plain.rank, plain.alpha) == (16, 32)
+    assert (told.rank, told.alpha) == (4, 6)
+    assert StudentSettings(method="lora", lora_rank=4).alpha == 8
 
 
 @pytest.mark.parametrize(

@@ -6,17 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from plain_training import train
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from workspace import Workspace, make_workspace
 
 from pipeline.settings import load_settings
-from stages.logit_cache.reader import LogitCache
-from stages.student.samples import SampleStream
 from stages.student.settings import StudentSettings, learning_rate_at
 
 pytestmark = pytest.mark.slow
@@ -50,36 +48,10 @@ def distill(workspace: Workspace, run: Path, *settings: str) -> subprocess.Compl
 
 @pytest.fixture(scope="module")
 def plain(captured: Workspace) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Losses and final weights of the same training in plain PyTorch: one row at a time, no padding, no gathering."""
+    """Losses and final weights of the same training in plain PyTorch."""
     settings = load_settings(str(captured.settings), SETTINGS).student
-    rows = list(LogitCache(captured.cache).rows())
-    stream = SampleStream(np.array([row.split == "forget" for row in rows]), batch_rows=4, seed=0)
     model = AutoModelForCausalLM.from_pretrained(captured.model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.0)
-    total = stream.steps_per_epoch * EPOCHS
-    losses = []
-    for step in range(total):
-        optimizer.zero_grad()
-        loss = torch.zeros(())
-        for index in stream.rows_of(step):
-            row = rows[index]
-            taught = 1 if row.split == "forget" else len(row.response_ids)
-            ids = torch.from_numpy(np.concatenate([row.student_input_ids, row.response_ids]).astype(np.int64))
-            logits_LV = model(input_ids=ids[None]).logits[0]
-            parts = []
-            for place in range(taught):
-                own = logits_LV[int(row.student_positions[place])][
-                    torch.from_numpy(row.topk_ids[place].astype(np.int64))
-                ]
-                gap = (own - torch.from_numpy(row.topk_logits[place])).abs()
-                parts.append(torch.where(gap < 1, gap**2 / 2, gap - 0.5).sum())
-            loss = loss + torch.stack(parts).mean() / 4
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings, total_steps=total)
-        optimizer.step()
-        losses.append(loss.item())
+    losses = train(captured.cache, settings, list(model.parameters()), lambda ids: model(input_ids=ids).logits[0])
     return losses, {name: value.detach() for name, value in model.state_dict().items()}
 
 
