@@ -5,6 +5,7 @@ shards, and O(1) to resume. The share of forget rows is the same in every batch.
 """
 
 import math
+from collections.abc import Iterator
 from functools import lru_cache
 
 import numpy as np
@@ -75,6 +76,17 @@ class SampleStream:
         rank = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
         batch: np.ndarray = np.concatenate(parts)[np.argsort(rank, kind="stable")]
         return batch
+
+
+def own_micro_batches(rows: np.ndarray, *, rank: int, world: int, micro_rows: int) -> Iterator[np.ndarray]:
+    """The part of a global batch that process `rank` of `world` trains on, cut into micro-batches: int64 [micro_rows] each.
+
+    rows: int64 [B] from `rows_of`; B is a multiple of world × micro_rows. Over all ranks every row comes once.
+    """
+    share = len(rows) // world
+    own = rows[rank * share : (rank + 1) * share]
+    for start in range(0, len(own), micro_rows):
+        yield own[start : start + micro_rows]
 
 
 @lru_cache(maxsize=8)

@@ -23,7 +23,7 @@ from stages.student.checkpoints import Checkpoint, Checkpoints
 from stages.student.engine import StudentEngine, start_process_group
 from stages.student.metrics import MetricsLog, StepMetrics, read_metrics
 from stages.student.objective import student_logits, topk_huber
-from stages.student.samples import SampleStream
+from stages.student.samples import SampleStream, own_micro_batches
 from stages.student.settings import StudentSettings, learning_rate_at
 from stages.student.stopping import RisingLoss, StopRequest, has_stalled
 
@@ -215,10 +215,8 @@ class StudentTrainer:
     def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
         """This process's part of the global batch, cut into micro-batches."""
         size = self.settings.micro_batch(self.world)
-        share = len(rows) // self.world
-        own = rows[self.rank * share : (self.rank + 1) * share]
-        for start in range(0, len(own), size):
-            yield self._batch(own[start : start + size])
+        for own in own_micro_batches(rows, rank=self.rank, world=self.world, micro_rows=size):
+            yield self._batch(own)
 
     def _batch(self, rows: np.ndarray) -> Batch:
         read = [self.cache.row(int(row)) for row in rows]

@@ -71,3 +71,15 @@ def test_steps_per_epoch_counts_a_started_batch() -> None:
 def test_a_batch_that_cannot_hold_both_splits_is_refused(forget: int, retain: int, batch: int, message: str) -> None:
     with pytest.raises(TrainingError, match=message):
         SampleStream(splits(forget, retain), batch_rows=batch, seed=0)
+
+
+@given(st.integers(4, 30), st.integers(4, 30), st.integers(0, 5))
+def test_held_out_rows_are_of_both_splits_and_never_in_a_batch(forget: int, retain: int, seed: int) -> None:
+    stream = SampleStream(splits(forget, retain), batch_rows=4, seed=seed, validation_share=0.25)
+
+    held_out = set(stream.validation_rows.tolist())
+    drawn = {int(row) for step in range(4 * stream.steps_per_epoch) for row in stream.rows_of(step)}
+    assert len(held_out) == round(0.25 * forget) + round(0.25 * retain)
+    assert min(held_out) < forget <= max(held_out)
+    assert not held_out & drawn
+    assert stream.steps_per_epoch == -(-(forget + retain - len(held_out)) // 4)
