@@ -41,6 +41,7 @@ def distill(config: str, overrides: tuple[str, ...], cache: Path, run: Path) -> 
     settings = load_settings(config, overrides)
     quieten_libraries()
     opened = LogitCache(cache)
+    opened.check_every_row()
     base = resolve_model(settings.model.path)
     refuse_other_model(opened, base)
     plan = plan_of(settings, opened, base)
