@@ -16,6 +16,8 @@ from stages.logit_cache.rows import SPLITS, ragged, ragged_matrix, row_schema
 # The writer's row groups hold 2^17 candidates, or one row. These are far beyond, and still fit into memory.
 LARGEST_GROUP_VALUES = 2**24
 LARGEST_COLUMN_BYTES = 2**28
+# Encodings in which a text takes its own length; in any other, each of them may stand for the whole column.
+PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 
 
 def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
@@ -42,10 +44,13 @@ def check_size(group: pq.RowGroupMetaData, fingerprint: Fingerprint, where: str)
     for index, name in enumerate(row_schema(fingerprint.top_k).names):
         column = group.column(index)
         values = min(most.get(name, LARGEST_GROUP_VALUES) * group.num_rows, LARGEST_GROUP_VALUES)
-        if column.num_values > values or column.total_uncompressed_size > LARGEST_COLUMN_BYTES:
+        size = column.total_uncompressed_size
+        if column.physical_type == "BYTE_ARRAY" and not PLAIN.issuperset(column.encodings):
+            size *= column.num_values
+        if column.num_values > values or size > LARGEST_COLUMN_BYTES:
             raise CacheError(
-                f"{where} would unpack to {column.num_values:,} values of {name}, "
-                f"{column.total_uncompressed_size:,} bytes; its {group.num_rows:,} rows hold at most {values:,} values.",
+                f"{where} would unpack to {column.num_values:,} values of {name} in {size:,} bytes; "
+                f"its {group.num_rows:,} rows hold at most {values:,} values in {LARGEST_COLUMN_BYTES:,} bytes.",
                 "A shard like this is made to exhaust memory, so nothing was read.",
             )
 

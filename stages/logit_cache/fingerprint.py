@@ -11,6 +11,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT_VERSION = 1
+# Token ids and the sizes of lists are int32 in Arrow.
+LARGEST_SIZE = 2**31 - 1
 
 
 def sha256_json(value: Any) -> str:
@@ -33,10 +35,12 @@ class Fingerprint(BaseModel):
     prefix_on_retain: bool = Field(description="Whether retain queries were asked behind the prefix, too.")
     forget_sha256: str = Field(description="Forget queries, in order.")
     retain_sha256: str = Field(description="Retain queries, in order.")
-    top_k: int = Field(ge=1, description="K: candidates per position.")
-    positions: int = Field(ge=1, description="T: most supervised positions per row.")
+    top_k: int = Field(ge=1, le=LARGEST_SIZE, description="K: candidates per position.")
+    positions: int = Field(ge=1, le=LARGEST_SIZE, description="T: most supervised positions per row.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="Dtype in which the teacher ran.")
-    vocab_size: int = Field(ge=2, description="Rows of the teacher's output embedding; every id is below it.")
+    vocab_size: int = Field(
+        ge=2, le=LARGEST_SIZE, description="Rows of the teacher's output embedding; every id is below it."
+    )
 
     def digest(self) -> str:
         """SHA-256 over all fields."""

@@ -41,9 +41,9 @@ class Shard(Strict):
     positions: int = Field(ge=1, description="Supervised positions over all its rows.")
     bytes: int = Field(ge=1, description="Size of the file.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file.")
-    logit_min: float = Field(description="Smallest cached logit.")
-    logit_max: float = Field(description="Largest cached logit.")
-    logit_mean: float = Field(description="Mean over all cached logits.")
+    logit_min: float = Field(allow_inf_nan=False, description="Smallest cached logit.")
+    logit_max: float = Field(allow_inf_nan=False, description="Largest cached logit.")
+    logit_mean: float = Field(allow_inf_nan=False, description="Mean over all cached logits.")
 
 
 class Prefix(Strict):
