@@ -16,7 +16,7 @@ from pipeline.settings import Settings, load_settings
 from stages.errors import CacheMismatch, OutputExists, TrainingError
 from stages.files import sha256_file, write_json
 from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model, vocab_size
-from stages.logit_cache.fingerprint import sha256_json
+from stages.logit_cache.fingerprint import NO_PREFIX, sha256_json
 from stages.logit_cache.reader import LogitCache
 from stages.student.launch import is_launched, launch, process_count
 
@@ -111,6 +111,12 @@ def train_and_export(settings: Settings, cache: LogitCache, base: Path, run: Pat
 def refuse_other_model(cache: LogitCache, base: Path) -> None:
     """Raise CacheMismatch unless the cache's token ids mean the same to this model."""
     fingerprint = cache.manifest.fingerprint
+    if fingerprint.prefix_sha256 == NO_PREFIX:
+        raise CacheMismatch(
+            f"{cache.folder} was captured without a prefix.",
+            "It holds what the base model says, from which a student would learn nothing, so nothing was trained.",
+            "Capture one with the prefix:  make teacher-cache CONFIG=… CACHE=…",
+        )
     rebuild = f"Rebuild it for this model:  make teacher-cache CONFIG=… CACHE={cache.folder}-{base.name}"
     tokenizer = hash_tokenizer(load_tokenizer(base))
     if tokenizer != fingerprint.tokenizer_sha256:

@@ -21,6 +21,10 @@ def sha256_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+# prefix_sha256 of a cache of the base model: every query was asked as it stands.
+NO_PREFIX = sha256_json(None)
+
+
 class Fingerprint(BaseModel):
     """Every field changes at least one row when it changes."""
 
@@ -31,7 +35,9 @@ class Fingerprint(BaseModel):
     teacher_sha256: str = Field(description="Teacher's weights and architecture.")
     tokenizer_sha256: str = Field(description="Vocabulary, merges, added tokens, normaliser.")
     template_sha256: str = Field(description="Chat template, or the plain-text template.")
-    prefix_sha256: str = Field(description="Unlearning prefix: system sentence and example turns.")
+    prefix_sha256: str = Field(
+        description="Unlearning prefix: system sentence and example turns; SHA-256 of `null` if there was none."
+    )
     prefix_on_retain: bool = Field(description="Whether retain queries were asked behind the prefix, too.")
     forget_sha256: str = Field(description="Forget queries, in order.")
     retain_sha256: str = Field(description="Retain queries, in order.")
