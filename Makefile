@@ -68,7 +68,7 @@ results: model ## The table in the README: the demo on held-out files with SEEDS
 	$(DUET) compare --mean $(foreach seed,$(SEEDS),runs/results/seed-$(seed)/evaluation.json) --out docs/results/capitals.md
 
 bench-cache: model ## Bytes per position, speed and memory of the logit cache on this machine
-	PYTHONPATH=.:tests $(VENV)/bin/python tests/bench_cache.py
+	PYTHONPATH=.:tests:tests/stages/logit_cache $(VENV)/bin/python tests/bench_cache.py --out docs/results/cache-benchmark.md
 
 test: setup ## All tests: the real pipeline on the real small model included
 	$(VENV)/bin/python -m pytest

@@ -18,7 +18,7 @@ from pipeline.settings import Settings, load_settings
 from stages.errors import CacheMismatch, OutputExists, Stopped, TrainingError
 from stages.files import sha256_file, write_json
 from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model, vocab_size
-from stages.logit_cache.fingerprint import sha256_json
+from stages.logit_cache.fingerprint import NO_PREFIX, sha256_json
 from stages.logit_cache.reader import LogitCache
 from stages.student.launch import is_launched, launch, leads_by_environment, process_count
 from stages.student.settings import NOT_DETERMINING
@@ -50,6 +50,7 @@ def distill(config: str, overrides: tuple[str, ...], cache: Path, run: Path) -> 
     settings = load_settings(config, overrides)
     quieten_libraries()
     opened = LogitCache(cache)
+    opened.check_every_row()
     base = resolve_model(settings.model.path)
     refuse_other_model(opened, base)
     plan = plan_of(settings, opened, base)
@@ -163,6 +164,12 @@ def hold_alone(run: Path) -> FileLock:
 def refuse_other_model(cache: LogitCache, base: Path) -> None:
     """Raise CacheMismatch unless the cache's token ids mean the same to this model."""
     fingerprint = cache.manifest.fingerprint
+    if fingerprint.prefix_sha256 == NO_PREFIX:
+        raise CacheMismatch(
+            f"{cache.folder} was captured without a prefix.",
+            "It holds what the base model says, from which a student would learn nothing, so nothing was trained.",
+            "Capture one with the prefix:  make teacher-cache CONFIG=… CACHE=…",
+        )
     rebuild = f"Rebuild it for this model:  make teacher-cache CONFIG=… CACHE={cache.folder}-{base.name}"
     tokenizer = hash_tokenizer(load_tokenizer(base))
     if tokenizer != fingerprint.tokenizer_sha256:

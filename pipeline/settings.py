@@ -67,7 +67,16 @@ class TeacherSettings(Section):
     top_k: int = Field(20, ge=1, description="K: candidates kept per position.")
     positions: int = Field(1, ge=1, description="T: supervised positions per query; 1 is the paper.")
     prefix_on_retain: bool = Field(True, description="Ask retain queries behind the prefix, too (eq. 3 of the paper).")
+    prefix_on_forget: bool = Field(
+        True, description="Ask forget queries behind the prefix. False captures the base model, to be compared."
+    )
     shard_rows: int = Field(128, ge=1, description="Rows per Parquet shard: the unit of work that a kill can cost.")
+
+    @model_validator(mode="after")
+    def _prefix_not_on_retain_alone(self) -> "TeacherSettings":
+        if self.prefix_on_retain and not self.prefix_on_forget:
+            raise ValueError("prefix_on_retain without prefix_on_forget would make the model forget what is to be kept")
+        return self
 
 
 class EvaluationSettings(Section):

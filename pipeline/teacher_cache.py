@@ -27,7 +27,7 @@ from stages.language_model.folder import (
     vocab_size,
 )
 from stages.language_model.prompts import Prefix, Prompter, load_prefix
-from stages.logit_cache.fingerprint import Fingerprint, hash_queries
+from stages.logit_cache.fingerprint import NO_PREFIX, Fingerprint, hash_queries
 from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, Shard, read_manifest
 from stages.logit_cache.manifest import Prefix as PrefixRecord
 from stages.logit_cache.writer import CacheWriter, Plan, refuse_full_disk, whole_shards
@@ -36,20 +36,25 @@ from stages.teacher.estimate import Forecast, forecast
 from stages.teacher.prompts import Prompt, build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids
 from stages.teacher.queries import load_queries
 
+NO_PREFIX_SETTINGS = ("teacher.prefix_on_forget=false", "teacher.prefix_on_retain=false")
+
 
 @click.command("teacher-cache")
 @settings_options
 @click.option("--out", "cache", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
+@click.option("--no-prefix", is_flag=True, help="Ask the base model: the same queries, all without the prefix.")
 @click.option("--plan", "only_plan", is_flag=True, help="Say what would be captured; load no weights, write nothing.")
-def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, only_plan: bool) -> None:
+def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefix: bool, only_plan: bool) -> None:
     """Capture the prefixed teacher's Top-K raw logits into a frozen cache.
 
     A capture that was interrupted goes on where it stopped when the same command is given again.
 
     \b
-    Example:  duet teacher-cache --config capitals --out cache/capitals
+    Examples:
+      duet teacher-cache --config capitals --out cache/capitals
+      duet teacher-cache --config capitals --no-prefix --out cache/base   (for duet cache diff and show --beside)
     """
-    settings = load_settings(config, overrides)
+    settings = load_settings(config, (*overrides, *(NO_PREFIX_SETTINGS if no_prefix else ())))
     quieten_libraries()
     prepared = prepare(settings)
     if only_plan:
@@ -74,9 +79,7 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, only_pla
         with refuse_full_disk(cache):
             write_json(cache / "settings.json", settings.model_dump(mode="json"))
         manifest = writer.publish(
-            PrefixRecord(
-                text=prepared.prompter.text("", prepared.prefix), token_ids=shared_prefix_ids(prepared.prompts)
-            ),
+            prefix_record(prepared),
             Provenance(
                 model=settings.model.path,
                 engine=engine.name,
@@ -92,6 +95,9 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, only_pla
             settings.data.sensitivity,
         )
     say(describe(cache, manifest))
+    if prepared.prefix is None:
+        say(f"Next:  duet cache diff {cache} CACHE, with a cache of the same queries behind a prefix")
+        return
     say(f"Next:  duet distill --config {shlex.quote(config)} --cache {cache} --out runs/{cache.name}")
 
 
@@ -99,7 +105,7 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, only_pla
 class Prepared:
     """All that is known before the teacher's weights are loaded."""
 
-    prefix: Prefix
+    prefix: Prefix | None
     prompter: Prompter
     prompts: list[Prompt]
     plan: Plan
@@ -109,7 +115,7 @@ class Prepared:
 def prepare(settings: Settings) -> Prepared:
     """Read and check every input, and fix the plan. Loads a tokenizer, but no weights."""
     queries = load_queries(settings.data.forget, settings.data.retain)
-    prefix = load_prefix(settings.data.prefix)
+    prefix = load_prefix(settings.data.prefix) if settings.teacher.prefix_on_forget else None
     folder = resolve_model(settings.model.path)
     vocabulary = vocab_size(folder)
     if settings.teacher.top_k > vocabulary:
@@ -121,13 +127,14 @@ def prepare(settings: Settings) -> Prepared:
     tokenizer = load_tokenizer(folder)
     prompter = Prompter(tokenizer, settings.model.template)
     prompts = build_prompts(queries, prefix, prompter, prefix_on_retain=settings.teacher.prefix_on_retain)
-    refuse_lost_prefix(prompts, prefix, prompter)
+    if prefix:
+        refuse_lost_prefix(prompts, prefix, prompter)
     positions = settings.teacher.positions
     fingerprint = Fingerprint(
         teacher_sha256=hash_weights(folder),
         tokenizer_sha256=hash_tokenizer(tokenizer),
         template_sha256=prompter.template_sha256(),
-        prefix_sha256=prefix.sha256(),
+        prefix_sha256=prefix.sha256() if prefix else NO_PREFIX,
         prefix_on_retain=settings.teacher.prefix_on_retain,
         forget_sha256=hash_queries(queries.forget),
         retain_sha256=hash_queries(queries.retain),
@@ -150,6 +157,13 @@ def prepare(settings: Settings) -> Prepared:
             gpus=settings.model.gpus,
         ),
     )
+
+
+def prefix_record(prepared: Prepared) -> PrefixRecord:
+    """What the manifest says of the prefix; nothing where there is none."""
+    if prepared.prefix is None:
+        return PrefixRecord(text="", token_ids=[])
+    return PrefixRecord(text=prepared.prompter.text("", prepared.prefix), token_ids=shared_prefix_ids(prepared.prompts))
 
 
 def outline(prepared: Prepared, expected: Forecast, done: Mapping[int, Shard]) -> str:

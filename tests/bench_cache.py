@@ -1,41 +1,62 @@
-"""`make bench-cache`: bytes per position on real logits, speed of writing and reading on one core, memory while reading.
+"""`make bench-cache`: size, speed, memory, capture and faults of the logit cache on this machine, as one Markdown page.
 
-Prints one Markdown table with the machine's name. Rates are the best of three; compare them within one run only.
+Speeds of reading and writing count the processor time of one core, since other work on the machine does not change it;
+captures are wall time, the variants in turn in one process. The smallest of several measurements counts.
 """
 
+import argparse
 import json
-import multiprocessing
-import resource
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from bench_faults import fault_lines
 from conftest import ROOT, make_fingerprint, make_provenance
 
 from stages.language_model.hardware import describe_hardware
-from stages.logit_cache.manifest import Prefix
+from stages.logit_cache.manifest import SHARDS, Prefix
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
 from stages.logit_cache.writer import CacheWriter, Plan
 
-VOCABULARY, POSITIONS, SHARD_ROWS, SHARDS = 49152, 16, 512, 20
-REPEATS = 3
+SEED = 0
+VOCABULARY, POSITIONS, SHARD_ROWS = 49152, 16, 1250  # 20 000 positions per shard
+REPEATS = 5
+CAPTURED_POSITIONS = (1, 8)
+ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/stages/logit_cache'}"}
+Line = tuple[str, str]
+
+READ_ALL = """
+import re, sys
+from pathlib import Path
+from stages.logit_cache.reader import LogitCache
+
+opened = LogitCache(Path(sys.argv[1]))
+opened.check_every_row()
+for row in opened.rows():
+    pass
+# Not ru_maxrss: that begins with the memory of the process which started this one.
+print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
+"""
 
 
 def made_up_rows(count: int, top_k: int) -> list[Row]:
-    """Rows as large as real ones: 16 positions, 30 tokens of query."""
-    rng = np.random.default_rng(0)
+    """Rows as large as real ones: 16 positions, 30 tokens of query, logits that bfloat16 can hold."""
+    rng = np.random.default_rng(SEED)
     rows = []
     for index in range(count):
         ids = np.stack([rng.permutation(VOCABULARY)[:top_k] for _ in range(POSITIONS)]).astype(np.int32)
-        steps = rng.exponential(0.3, (POSITIONS, top_k)).astype(np.float32) + 1e-3
-        logits = np.float32(25) - np.cumsum(steps, axis=1, dtype=np.float32)
+        steps = 1 + rng.geometric(0.4, (POSITIONS, top_k))
+        logits = (25 - np.cumsum(steps, axis=1) * 0.125).astype(np.float32)
         rows.append(
             Row(
                 example_id=f"{index:032x}",
@@ -52,51 +73,76 @@ def made_up_rows(count: int, top_k: int) -> list[Row]:
 
 
 def write(folder: Path, rows: list[Row], shards: int) -> float:
-    """Write the rows once per shard; returns positions per second."""
+    """Write the rows once per shard, each time as other examples; returns processor seconds."""
     top_k = rows[0].topk_ids.shape[1]
     fingerprint = make_fingerprint(top_k=top_k, positions=POSITIONS, vocab_size=VOCABULARY)
+    seconds = 0.0
     with CacheWriter(folder, Plan(fingerprint=fingerprint, rows=len(rows) * shards, shard_rows=len(rows))) as writer:
-        began = time.perf_counter()
         for index in writer.missing:
-            writer.write(index, rows)
-        seconds = time.perf_counter() - began
+            own = [replace(row, example_id=f"{index:08x}{row.example_id[8:]}") for row in rows]
+            began = time.process_time()
+            writer.write(index, own)
+            seconds += time.process_time() - began
         writer.publish(Prefix(text="", token_ids=[]), make_provenance(len(rows)), None, None)
-    return len(rows) * shards * POSITIONS / seconds
+    return seconds
 
 
-def best(measure: Callable[[], float]) -> float:
-    return max(measure() for _ in range(REPEATS))
+def seconds_of(work: Callable[[], object]) -> float:
+    """Processor seconds, the least of a few runs."""
+    least = float("inf")
+    for _ in range(REPEATS):
+        began = time.process_time()
+        work()
+        least = min(least, time.process_time() - began)
+    return least
 
 
-def tables_per_second(cache: LogitCache) -> float:
-    """Checked Arrow tables, as a whole pass takes them; positions per second."""
-    began = time.perf_counter()
-    for _ in cache.tables():
+def exhaust(items: Iterator[object]) -> None:
+    for _ in items:
         pass
-    return cache.manifest.positions / (time.perf_counter() - began)
 
 
-def rows_per_second(cache: LogitCache) -> float:
-    """Checked rows of numpy arrays, as training takes them; positions per second."""
-    began = time.perf_counter()
-    for _ in cache.rows():
-        pass
-    return cache.manifest.positions / (time.perf_counter() - began)
+def read_bare(cache: LogitCache) -> None:
+    """What pyarrow alone does, without a check: the bound that the format sets."""
+    for shard in cache.manifest.shards:
+        with pq.ParquetFile(cache.folder / SHARDS / shard.name) as file:
+            for group in range(file.metadata.num_row_groups):
+                file.read_row_group(group)
 
 
-def peak_mb(folder: Path) -> float:
-    """Peak memory of a process that opens the cache and reads all of it, in MB."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_read_all, (folder,))
+def speed_lines(folder: Path) -> Iterator[Line]:
+    """Writing and reading at both sizes of K."""
+    for top_k in (20, 128):
+        name, shards = folder / f"k{top_k}", 3
+        written = write(name, made_up_rows(SHARD_ROWS, top_k), shards)
+        cache = LogitCache(name)
+        ways: dict[str, float] = {
+            "written, hashed and read back": written,
+            "read and checked, as Arrow tables": seconds_of(lambda cache=cache: exhaust(cache.tables())),  # type: ignore[misc]
+            "read and checked, as rows of arrays": seconds_of(lambda cache=cache: exhaust(cache.rows())),  # type: ignore[misc]
+            "decoded by pyarrow alone, unchecked": seconds_of(lambda cache=cache: read_bare(cache)),  # type: ignore[misc]
+        }
+        for way, seconds in ways.items():
+            manifest = cache.manifest
+            rate = f"{manifest.positions / seconds:,.0f} positions, {manifest.rows / seconds:,.0f} rows"
+            yield f"K = {top_k}: {way}, per second of one core", rate
 
 
-def _read_all(folder: Path) -> float:
-    for _ in LogitCache(folder).rows():
-        pass
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def memory_lines(folder: Path) -> Iterator[Line]:
+    """Peak memory of a process that opens a cache, checks it and reads it."""
+    rows, peaks = made_up_rows(SHARD_ROWS, 20), []
+    for shards in (5, 50):
+        name = folder / f"memory{shards}"
+        write(name, rows, shards)
+        ended = subprocess.run(
+            [sys.executable, "-c", READ_ALL, name], env=ENVIRONMENT, check=True, capture_output=True, text=True
+        )
+        peaks.append(float(ended.stdout))
+        yield f"peak memory, reading {shards * SHARD_ROWS * POSITIONS:,} positions, K = 20", f"{peaks[-1]:.1f} MB"
+    yield "growth over ten times the positions", f"{peaks[1] / peaks[0] - 1:+.1%}"
 
 
-def real_sizes(folder: Path) -> Iterator[tuple[str, float]]:
+def size_lines(folder: Path) -> Iterator[Line]:
     """Bytes per position of captures of the demo's queries by the real small model."""
     for dtype in ("bfloat16", "float32"):
         for top_k in (20, 128):
@@ -108,31 +154,52 @@ def real_sizes(folder: Path) -> Iterator[tuple[str, float]]:
             subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
             raw: dict[str, Any] = json.loads((cache / "manifest.json").read_bytes())
             size = sum(shard["bytes"] for shard in raw["shards"]) / raw["positions"]
-            yield f"bytes per position, SmolLM2-135M, {dtype}, K = {top_k}", size
+            yield f"{dtype} teacher, K = {top_k}: bytes per position, everything included", f"{size:.1f}"
+
+
+def capture_lines() -> Iterator[Line]:
+    """Wall time of whole captures against generation alone; a process of its own, since an engine keeps its memory."""
+    ended = subprocess.run(
+        [sys.executable, Path(__file__).with_name("bench_capture.py"), *map(str, CAPTURED_POSITIONS)],
+        env=ENVIRONMENT, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    for each in json.loads(ended.stdout.splitlines()[-1]):
+        yield each["name"], each["value"]
+
+
+def page(sections: dict[str, list[Line]]) -> str:
+    """The Markdown page."""
+    parts = [
+        "# The logit cache, measured\n",
+        f"Written by `make bench-cache` on {describe_hardware()}, seed {SEED}. Sizes and captures: SmolLM2-135M-Instruct, the "
+        "queries and the prefix of\n`capitals`. Speeds and memory: made-up rows of 16 positions and 30 tokens, "
+        f"{SHARD_ROWS} rows per shard, in processor time of one core.\n",
+    ]
+    for title, lines in sections.items():
+        parts.append(f"\n| {title} | |\n|---|---:|\n" + "".join(f"| {name} | {value} |\n" for name, value in lines))
+    return "\n".join(parts[:2]) + "".join(parts[2:])
 
 
 def main() -> None:
-    """Measure, and print."""
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, help="Markdown file to write, too.")
+    out = parser.parse_args().out
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
-    lines: list[tuple[str, float]] = []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for top_k in (20, 128):
-            rows = made_up_rows(SHARD_ROWS, top_k)
-            lines.append((f"positions written per second, K = {top_k}", write(folder / f"k{top_k}", rows, SHARDS)))
-            cache = LogitCache(folder / f"k{top_k}")
-            lines += [
-                (f"positions read per second, K = {top_k}, tables", best(lambda cache=cache: tables_per_second(cache))),
-                (f"positions read per second, K = {top_k}, rows", best(lambda cache=cache: rows_per_second(cache))),
-            ]
-        write(folder / "tenth", made_up_rows(SHARD_ROWS, 20), SHARDS // 10)
-        small, large = peak_mb(folder / "tenth"), peak_mb(folder / "k20")
-        lines += [("peak memory reading a tenth, MB", small), ("peak memory reading all of it, MB", large)]
-        lines += real_sizes(folder)
-    print(f"\n| {describe_hardware()}, one thread | |\n|---|---:|")
-    for name, value in lines:
-        print(f"| {name} | {value:,.0f} |" if value >= 1000 else f"| {name} | {value:.1f} |")
+        sections = {
+            "speed": list(speed_lines(folder)),
+            "memory": list(memory_lines(folder)),
+            "size": list(size_lines(folder)),
+            "capture, 388 queries, float32": list(capture_lines()),
+            "faults": list(fault_lines(folder, SEED)),
+        }
+    text = page(sections)
+    print(text)
+    if out:
+        out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

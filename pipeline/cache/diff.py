@@ -23,7 +23,9 @@ def diff(one: Path, other: Path, most: int, model: str | None, as_json: bool) ->
     """Compare the logits of ONE and OTHER, example by example.
 
     \b
-    Example:  duet cache diff cache/without-prefix cache/demo
+    Example, a prefix against none:
+      duet teacher-cache --config capitals --no-prefix --out cache/base
+      duet cache diff cache/base cache/demo
     """
     first, second = LogitCache(one), LogitCache(other)
     with progress("Comparing", len(second), "examples") as advance:
@@ -34,10 +36,10 @@ def diff(one: Path, other: Path, most: int, model: str | None, as_json: bool) ->
         return
     print_table(
         f"{one} → {other}, logits of the candidates that both list",
-        ["split", "examples", "mean |shift|", "max |shift|", "Top-K in common", "same answer"],
+        ["split", "examples", "mean |shift|", "least", "greatest", "Top-K in common", "same answer"],
         [
-            (r["split"], r["examples"], _figure(r["mean_abs_shift"]), _figure(r["max_abs_shift"]), f"{r['overlap']:.0%}",
-             f"{r['same_answer']:.0%}")
+            (r["split"], r["examples"], _figure(r["mean_abs_shift"]), _figure(r["least_shift"]),
+             _figure(r["greatest_shift"]), f"{r['overlap']:.0%}", f"{r['same_answer']:.0%}")
             for r in means.iter_rows(named=True)
         ],
     )  # fmt: skip

@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cache.shared import command_line, folder
-from pipeline.console import progress, say
-from pipeline.teacher_cache import describe
+from pipeline.cache.shared import command_line, folder, json_option, report
+from pipeline.console import progress
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.reader import LogitCache
 
@@ -15,7 +14,8 @@ from stages.logit_cache.reader import LogitCache
 @click.command()
 @click.argument("caches", nargs=-1, required=True, type=folder)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
-def merge(caches: tuple[Path, ...], out: Path) -> None:
+@json_option
+def merge(caches: tuple[Path, ...], out: Path, as_json: bool) -> None:
     """Join CACHES of one teacher. Examples that two of them hold differently are refused and listed.
 
     \b
@@ -26,4 +26,4 @@ def merge(caches: tuple[Path, ...], out: Path) -> None:
     opened = [LogitCache(each) for each in caches]
     with progress("Merging", sum(map(len, opened)), "rows") as advance:
         manifest = merge_caches(opened, out, command=command_line(), duet_version=__version__, advance=advance)
-    say(describe(out, manifest))
+    report(out, manifest, as_json)

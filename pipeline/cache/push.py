@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cache.shared import command_line, folder
+from pipeline.cache.shared import command_line, folder, json_option, print_json
 from pipeline.console import progress, say
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.transfer import push as push_cache
@@ -17,7 +17,8 @@ from stages.logit_cache.transfer import strip_text
 @click.argument("cache", type=folder)
 @click.argument("url")
 @click.option("--no-text", is_flag=True, help="Leave the queries' text out. Their token ids stay: no anonymisation.")
-def push(cache: Path, url: str, no_text: bool) -> None:
+@json_option
+def push(cache: Path, url: str, no_text: bool, as_json: bool) -> None:
     """Copy CACHE to URL: s3://, gs://, hf://, sftp://, or a path. Given again, it sends only what is missing.
 
     Each file is read back and hashed where it has arrived; the manifest goes last.
@@ -35,4 +36,7 @@ def push(cache: Path, url: str, no_text: bool) -> None:
         size = sum(shard.bytes for shard in opened.manifest.shards)
         with progress("Pushing", size, "bytes") as advance:
             push_cache(opened, url, advance=advance)
+    if as_json:
+        print_json({"url": url, "manifest": opened.manifest.model_dump(mode="json")})
+        return
     say(f"{url} holds cache {opened.manifest.cache_id[:12]}.  Fetch it:  duet cache pull {url} cache/NAME")

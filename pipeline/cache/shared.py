@@ -10,6 +10,7 @@ import click
 from rich.table import Table
 
 from pipeline.console import quieten_libraries, results, say
+from pipeline.teacher_cache import describe
 from stages.errors import ModelError
 from stages.logit_cache.manifest import Manifest
 
@@ -25,6 +26,14 @@ def command_line() -> list[str]:
 def print_json(value: Any) -> None:
     """JSON on stdout and nothing else."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def report(cache: Path, manifest: Manifest, as_json: bool) -> None:
+    """What a command has made: a line for people, the manifest for programs."""
+    if as_json:
+        print_json(manifest.model_dump(mode="json"))
+    else:
+        say(describe(cache, manifest))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:

@@ -7,6 +7,7 @@ import click
 
 from pipeline.cache.shared import folder, json_option, print_json, print_table, token_names
 from stages.errors import CacheError
+from stages.logit_cache.fingerprint import NO_PREFIX
 from stages.logit_cache.manifest import Manifest, read_manifest
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row, example_id
@@ -73,8 +74,7 @@ def describe(manifest: Manifest, as_json: bool) -> None:
         ),
         ("teacher", f"{provenance.model}, {fingerprint.dtype}, weights {fingerprint.teacher_sha256[:12]}…"),
         ("tokenizer", f"{fingerprint.tokenizer_sha256[:12]}…, vocabulary {fingerprint.vocab_size:,}"),
-        ("prefix", f"{len(manifest.prefix.token_ids)} tokens, also on retain: {fingerprint.prefix_on_retain}"),
-        ("", manifest.prefix.text.strip()),
+        *prefix_lines(manifest),
         (
             "made by",
             f"{provenance.engine} {provenance.engine_version} on {provenance.hardware}, {provenance.started_at}",
@@ -85,6 +85,14 @@ def describe(manifest: Manifest, as_json: bool) -> None:
         ("sensitivity", manifest.sensitivity or "not stated"),
     ]
     print_table("", ["", ""], lines, left=2)
+
+
+def prefix_lines(manifest: Manifest) -> list[tuple[str, str]]:
+    """Which prefix the teacher read, and before what."""
+    if manifest.fingerprint.prefix_sha256 == NO_PREFIX:
+        return [("prefix", "none: these are the base model's logits")]
+    where = "every query" if manifest.fingerprint.prefix_on_retain else "forget queries only"
+    return [("prefix", f"{len(manifest.prefix.token_ids)} tokens before {where}"), ("", manifest.prefix.text.strip())]
 
 
 def find(cache: LogitCache, wanted: str) -> Row:

@@ -5,9 +5,8 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cache.shared import command_line, folder
-from pipeline.console import progress, say
-from pipeline.teacher_cache import describe
+from pipeline.cache.shared import command_line, folder, json_option, report
+from pipeline.console import progress
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.slicing import slice_cache
 
@@ -17,7 +16,8 @@ from stages.logit_cache.slicing import slice_cache
 @click.option("--k", "top_k", type=click.IntRange(min=1), help="Candidates per position; default: all.")
 @click.option("--positions", type=click.IntRange(min=1), help="Positions per row; default: all.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder of the new cache.")
-def slice_(cache: Path, top_k: int | None, positions: int | None, out: Path) -> None:
+@json_option
+def slice_(cache: Path, top_k: int | None, positions: int | None, out: Path, as_json: bool) -> None:
     """Cut CACHE to fewer candidates or positions: what a capture at that size would have given.
 
     \b
@@ -35,4 +35,4 @@ def slice_(cache: Path, top_k: int | None, positions: int | None, out: Path) -> 
             duet_version=__version__,
             advance=advance,
         )
-    say(describe(out, manifest))
+    report(out, manifest, as_json)

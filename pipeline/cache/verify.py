@@ -11,6 +11,7 @@ from pipeline.console import progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
 from stages.errors import CacheError, ModelError
 from stages.language_model.engine import EngineName
+from stages.logit_cache.fingerprint import NO_PREFIX
 from stages.logit_cache.manifest import Manifest, read_manifest
 from stages.logit_cache.verification import Fault, faults
 
@@ -127,7 +128,8 @@ def teacher_prompt(manifest: Manifest, split: str, student_ids: list[int], share
     rows' teacher prompts begin, so both end at the same place in the query, whatever the template puts before it.
     Raises CacheError where the manifest does not say which prefix stood before the row, as in a merged cache.
     """
-    if split == "retain" and not manifest.fingerprint.prefix_on_retain:
+    fingerprint = manifest.fingerprint
+    if fingerprint.prefix_sha256 == NO_PREFIX or (split == "retain" and not fingerprint.prefix_on_retain):
         return student_ids
     if not manifest.prefix.token_ids:
         raise CacheError(

@@ -16,6 +16,11 @@ from stages.logit_cache.rows import SPLITS, ragged, ragged_matrix, row_schema
 # The writer's row groups hold 2^17 candidates, or one row. These are far beyond, and still fit into memory.
 LARGEST_GROUP_VALUES = 2**24
 LARGEST_COLUMN_BYTES = 2**28
+KNOWN_SPLITS = pa.array(SPLITS)
+# Up to here comparing each candidate with each costs less than sorting them.
+MOST_COMPARED = 64
+# Encodings in which a text takes its own length; in any other, each of them may stand for the whole column.
+PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
 
 
 def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
@@ -42,10 +47,13 @@ def check_size(group: pq.RowGroupMetaData, fingerprint: Fingerprint, where: str)
     for index, name in enumerate(row_schema(fingerprint.top_k).names):
         column = group.column(index)
         values = min(most.get(name, LARGEST_GROUP_VALUES) * group.num_rows, LARGEST_GROUP_VALUES)
-        if column.num_values > values or column.total_uncompressed_size > LARGEST_COLUMN_BYTES:
+        size = column.total_uncompressed_size
+        if column.physical_type == "BYTE_ARRAY" and not PLAIN.issuperset(column.encodings):
+            size *= column.num_values
+        if column.num_values > values or size > LARGEST_COLUMN_BYTES:
             raise CacheError(
-                f"{where} would unpack to {column.num_values:,} values of {name}, "
-                f"{column.total_uncompressed_size:,} bytes; its {group.num_rows:,} rows hold at most {values:,} values.",
+                f"{where} would unpack to {column.num_values:,} values of {name} in {size:,} bytes; "
+                f"its {group.num_rows:,} rows hold at most {values:,} values in {LARGEST_COLUMN_BYTES:,} bytes.",
                 "A shard like this is made to exhaust memory, so nothing was read.",
             )
 
@@ -65,7 +73,7 @@ def check_rows(table: pa.Table, fingerprint: Fingerprint, where: str) -> None:
             row = int(np.argmax(bad_rows))
             raise CacheError(f"{where}, row {row} (example {table['example_id'][row]}): {what}.")
 
-    refuse(~pc.is_in(table["split"], pa.array(SPLITS)).to_numpy(), f"its split is none of {', '.join(SPLITS)}")
+    refuse(~pc.is_in(table["split"], KNOWN_SPLITS).to_numpy(), f"its split is none of {', '.join(SPLITS)}")
     refuse(
         ~pc.match_substring_regex(table["example_id"], "^[0-9a-f]{32}$").to_numpy(),
         "its example_id is not 32 hex digits",
@@ -89,7 +97,7 @@ def check_rows(table: pa.Table, fingerprint: Fingerprint, where: str) -> None:
     row_of_input = np.repeat(np.arange(table.num_rows), np.diff(input_offsets))
 
     def refuse_any(bad: np.ndarray, row_of: np.ndarray, what: str) -> None:
-        if bad.any():  # looking for the row costs more than all checks together
+        if bad.any():
             refuse(np.bincount(row_of[bad.reshape(len(row_of), -1).any(axis=1)], minlength=table.num_rows) > 0, what)
 
     first = np.repeat(np.diff(input_offsets) - 1, lengths)
@@ -98,12 +106,37 @@ def check_rows(table: pa.Table, fingerprint: Fingerprint, where: str) -> None:
 
     vocabulary = fingerprint.vocab_size
     for values, row_of in ((inputs, row_of_input), (responses, row_of_position), (ids_PK, row_of_position)):
-        refuse_any(
-            (values < 0) | (values >= vocabulary), row_of, f"a token id is outside the vocabulary of {vocabulary}"
-        )
+        if values.view(np.uint32).max(initial=0) >= vocabulary:  # as such, a negative id lies beyond 2^31
+            refuse_any(
+                (values < 0) | (values >= vocabulary), row_of, f"a token id is outside the vocabulary of {vocabulary}"
+            )
+    if candidates_hold(ids_PK, logits_PK):
+        return
+    # What is wrong, and where, is looked for only when something is: that costs more than all checks together.
     refuse_any(~np.isfinite(logits_PK), row_of_position, "a logit is not finite")
     falling = logits_PK[:, :-1] - logits_PK[:, 1:]
     tied_in_order = (falling == 0) & (ids_PK[:, :-1] < ids_PK[:, 1:])
     refuse_any(~((falling > 0) | tied_in_order), row_of_position, "its candidates are not sorted by logit, then id")
     sorted_ids = np.sort(ids_PK, axis=1)
     refuse_any(sorted_ids[:, :-1] == sorted_ids[:, 1:], row_of_position, "a candidate stands twice at one position")
+
+
+def candidates_hold(ids_PK: np.ndarray, logits_PK: np.ndarray) -> bool:
+    """Whether at every position the logits are finite and fall, ties rise by id, and no id stands twice.
+
+    Reading a cache is bound by this and by decompression, so it goes through memory in straight lines.
+    """
+    top_k = ids_PK.shape[1]
+    ids, logits = ids_PK.reshape(-1), logits_PK.reshape(-1)
+    level = np.flatnonzero(~(logits[:-1] > logits[1:]))
+    level = level[(level + 1) % top_k != 0]  # the last of a position and the first of the next are no neighbours
+    if not ((logits[level] == logits[level + 1]) & (ids[level] < ids[level + 1])).all():
+        return False
+    # They fall, so all lie between the first and the last.
+    if not (np.isfinite(logits_PK[:, 0]).all() and np.isfinite(logits_PK[:, -1]).all()):
+        return False
+    if top_k > MOST_COMPARED:
+        ids_PK = np.sort(ids_PK, axis=1)
+        return not (ids_PK[:, :-1] == ids_PK[:, 1:]).any()
+    ids_KP = np.ascontiguousarray(ids_PK.T)
+    return not any((ids_KP[apart:] == ids_KP[:-apart]).any() for apart in range(1, top_k))

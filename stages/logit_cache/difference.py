@@ -18,6 +18,8 @@ SCHEMA: dict[str, Any] = {
     "mean_shift": pl.Float64,
     "mean_abs_shift": pl.Float64,
     "max_abs_shift": pl.Float64,
+    "least_shift": pl.Float64,
+    "greatest_shift": pl.Float64,
     "overlap": pl.Float64,
     "same_answer": pl.Boolean,
     "entered": pl.List(pl.Int32),
@@ -31,9 +33,9 @@ def difference(
     """One row per example that both hold: how the logits shift from one to the other.
 
     Compared are the positions up to the first at which the two teachers have said different tokens, since from there
-    on they read different texts. mean_shift, mean_abs_shift, max_abs_shift: other − one in logit units, over the
-    candidates that both list (null if there are none). overlap: share of one's candidates that the other lists, too.
-    entered, left: ids at the first position that only the other, or only the one, lists, in its order.
+    on they read different texts. mean_shift, mean_abs_shift, max_abs_shift, least_shift, greatest_shift: other − one in
+    logit units, over the candidates that both list (null if there are none). overlap: share of one's candidates that the
+    other lists, too. entered, left: ids at the first position that only the other, or only the one, lists, in its order.
     Raises CacheMismatch if the token ids do not mean the same, or if no example is in both.
     """
     if one.manifest.fingerprint.tokenizer_sha256 != other.manifest.fingerprint.tokenizer_sha256:
@@ -75,6 +77,8 @@ def compare(one: Row, other: Row) -> dict[str, Any]:
         "mean_shift": float(shift.mean()) if len(shift) else None,
         "mean_abs_shift": float(np.abs(shift).mean()) if len(shift) else None,
         "max_abs_shift": float(np.abs(shift).max()) if len(shift) else None,
+        "least_shift": float(shift.min()) if len(shift) else None,
+        "greatest_shift": float(shift.max()) if len(shift) else None,
         "overlap": common_count / (positions * one.topk_ids.shape[1]),
         "same_answer": bool(np.array_equal(one.response_ids, other.response_ids)),
         "entered": [token for token in after if token not in before],
@@ -88,6 +92,8 @@ def summary(shifts: pl.DataFrame) -> pl.DataFrame:
         examples=pl.len(),
         mean_abs_shift=pl.col("mean_abs_shift").mean(),
         max_abs_shift=pl.col("max_abs_shift").max(),
+        least_shift=pl.col("least_shift").min(),
+        greatest_shift=pl.col("greatest_shift").max(),
         overlap=pl.col("overlap").mean(),
         same_answer=pl.col("same_answer").mean(),
     )

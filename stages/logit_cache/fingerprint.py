@@ -11,12 +11,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 FORMAT_VERSION = 1
+# Token ids and the sizes of lists are int32 in Arrow.
+LARGEST_SIZE = 2**31 - 1
 
 
 def sha256_json(value: Any) -> str:
     """SHA-256 of the value's canonical JSON (sorted keys, no spaces, UTF-8)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+# prefix_sha256 of a cache of the base model: every query was asked as it stands.
+NO_PREFIX = sha256_json(None)
 
 
 class Fingerprint(BaseModel):
@@ -29,14 +35,18 @@ class Fingerprint(BaseModel):
     teacher_sha256: str = Field(description="Teacher's weights and architecture.")
     tokenizer_sha256: str = Field(description="Vocabulary, merges, added tokens, normaliser.")
     template_sha256: str = Field(description="Chat template, or the plain-text template.")
-    prefix_sha256: str = Field(description="Unlearning prefix: system sentence and example turns.")
+    prefix_sha256: str = Field(
+        description="Unlearning prefix: system sentence and example turns; SHA-256 of `null` if there was none."
+    )
     prefix_on_retain: bool = Field(description="Whether retain queries were asked behind the prefix, too.")
     forget_sha256: str = Field(description="Forget queries, in order.")
     retain_sha256: str = Field(description="Retain queries, in order.")
-    top_k: int = Field(ge=1, description="K: candidates per position.")
-    positions: int = Field(ge=1, description="T: most supervised positions per row.")
+    top_k: int = Field(ge=1, le=LARGEST_SIZE, description="K: candidates per position.")
+    positions: int = Field(ge=1, le=LARGEST_SIZE, description="T: most supervised positions per row.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="Dtype in which the teacher ran.")
-    vocab_size: int = Field(ge=2, description="Rows of the teacher's output embedding; every id is below it.")
+    vocab_size: int = Field(
+        ge=2, le=LARGEST_SIZE, description="Rows of the teacher's output embedding; every id is below it."
+    )
 
     def digest(self) -> str:
         """SHA-256 over all fields."""

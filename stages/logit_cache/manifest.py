@@ -19,6 +19,11 @@ from stages.logit_cache.rows import Split
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
+SETTINGS = "settings.json"
+# Of a capture under way, and perhaps left by one that was killed just before its end.
+LOCK = ".lock"
+PLAN = "capture.json"
+HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them
 # 10 000 shards come to about 4 MB; anything far beyond is no manifest.
 LARGEST_MANIFEST_BYTES = 64 * 2**20
 
@@ -36,9 +41,9 @@ class Shard(Strict):
     positions: int = Field(ge=1, description="Supervised positions over all its rows.")
     bytes: int = Field(ge=1, description="Size of the file.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="SHA-256 of the file.")
-    logit_min: float = Field(description="Smallest cached logit.")
-    logit_max: float = Field(description="Largest cached logit.")
-    logit_mean: float = Field(description="Mean over all cached logits.")
+    logit_min: float = Field(allow_inf_nan=False, description="Smallest cached logit.")
+    logit_max: float = Field(allow_inf_nan=False, description="Largest cached logit.")
+    logit_mean: float = Field(allow_inf_nan=False, description="Mean over all cached logits.")
 
 
 class Prefix(Strict):

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.errors import CacheError
-from stages.files import sha256_file
+from stages.files import TEMPORARY_SUFFIX, sha256_file
 from stages.logit_cache.checks import check_rows, check_schema, check_size
 from stages.logit_cache.fingerprint import Fingerprint
-from stages.logit_cache.manifest import SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.manifest import HASHES, LOCK, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 
 # Decompressed row groups kept per process; at 64 rows, 16 positions and K = 128 about 1 MB each.
@@ -32,12 +32,18 @@ class LogitCache:
     """A finished cache, opened for reading.
 
     folder: the cache. verify_hashes: compare each shard's SHA-256 with the manifest (one pass over the bytes).
-    Raises CacheError if anything is missing, altered, or not a plain file inside the folder.
+    Raises CacheError if anything is missing, altered, not a plain file inside the folder, or not in the manifest.
     """
 
     def __init__(self, folder: Path, *, verify_hashes: bool = True) -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
+        if extra := extra_files(folder, self.manifest):
+            raise CacheError(
+                f"{extra[0]} is no part of the cache; {len(extra)} such files lie there.",
+                "A cache holds what its manifest names and nothing else, so nothing was read.",
+                "Move them elsewhere. Whether the rest is sound:  duet cache verify " + str(folder),
+            )
         for shard in self.manifest.shards:
             check_file(folder, shard, verify_hash=verify_hashes)
         self._groups: list[tuple[int, int, int]] = []  # (first row, shard, row group in it)
@@ -74,6 +80,25 @@ class LogitCache:
         """
         for group in range(len(self._groups)):
             yield self._read(group)
+
+    def check_every_row(self) -> None:
+        """One pass over the whole cache: every row holds, and no example stands in it twice.
+
+        For a cache that is to be trained on: a fault in its last shard shows before the first step.
+        Raises CacheError.
+        """
+        digests = bytearray()
+        for table in self.tables():
+            digests += bytes.fromhex("".join(table["example_id"].to_pylist()))
+        examples = np.frombuffer(digests, dtype="V16")
+        _, first, counts = np.unique(examples, return_index=True, return_counts=True)
+        if (counts > 1).any():
+            row = int(first[counts > 1].min())
+            raise CacheError(
+                f"{self.folder}, row {row}: example {examples[row].tobytes().hex()} stands there more than once.",
+                "A student would be taught two things for one query, so nothing was trained.",
+                f"All faults:  duet cache verify {self.folder}",
+            )
 
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
         """Split (bool [rows], True where forget) and number of positions (int32 [rows]) of every row."""
@@ -116,6 +141,17 @@ class LogitCache:
         if len(self._files) > KEPT_FILES:
             self._files.popitem(last=False)[1].close()
         return self._files[index]
+
+
+def extra_files(cache: Path, manifest: Manifest) -> list[Path]:
+    """What lies in the folder and is neither named by the manifest nor a trace of the work that made it."""
+    own = {MANIFEST, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
+    shards = {shard.name for shard in manifest.shards}
+    # A link in the place of the folder is told of by check_file, and not followed.
+    inside = (cache / SHARDS).iterdir() if (cache / SHARDS).is_dir() and not (cache / SHARDS).is_symlink() else ()
+    found = [path for path in cache.iterdir() if path.name not in own]
+    found += [path for path in inside if path.name not in shards]
+    return sorted(path for path in found if path.suffix != TEMPORARY_SUFFIX)
 
 
 def check_file(cache: Path, shard: Shard, *, verify_hash: bool = True) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -53,6 +54,7 @@ def example_id(query: str) -> str:
     return hashlib.sha256(unicodedata.normalize("NFC", query).encode()).hexdigest()[:32]
 
 
+@lru_cache
 def row_schema(top_k: int) -> pa.Schema:
     """The Arrow schema of a shard. No field is nullable, and neither is anything inside a list."""
 

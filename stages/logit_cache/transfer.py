@@ -20,6 +20,7 @@ from stages.errors import CacheError, DuetError, OutputExists
 from stages.files import TEMPORARY_SUFFIX, sync_folder
 from stages.logit_cache.manifest import (
     LARGEST_MANIFEST_BYTES,
+    LOCK,
     MANIFEST,
     SHARDS,
     Manifest,
@@ -30,7 +31,7 @@ from stages.logit_cache.manifest import (
 )
 from stages.logit_cache.reader import LogitCache, check_file, open_shard, read_group
 from stages.logit_cache.slicing import derived
-from stages.logit_cache.writer import LOCK, CacheWriter, Plan, refuse_full_disk
+from stages.logit_cache.writer import CacheWriter, Plan, refuse_full_disk
 
 PIECE_BYTES = 4 * 2**20
 Advance = Callable[[int], None]

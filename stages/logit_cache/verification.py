@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from stages.errors import CacheError
-from stages.logit_cache.manifest import SHARDS, Manifest, Shard, read_manifest
-from stages.logit_cache.reader import check_file, open_shard, read_group
+from stages.logit_cache.manifest import Manifest, Shard, read_manifest
+from stages.logit_cache.reader import check_file, extra_files, open_shard, read_group
 from stages.logit_cache.rows import ragged_matrix
-from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY
+from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY
 
 # Sums of float32 logits in another order differ in the last digits.
 MEAN_TOLERANCE = 1e-4
@@ -35,10 +35,8 @@ def faults(folder: Path, *, advance: Callable[[int], None] = lambda done: None) 
     Raises CacheError if there is no readable manifest, without which there is no cache to speak of.
     """
     manifest = read_manifest(folder)
-    names = {shard.name for shard in manifest.shards}
-    for path in sorted((folder / SHARDS).iterdir() if (folder / SHARDS).is_dir() else ()):
-        if path.name not in names:
-            yield Fault(path.name, "is not in the manifest")
+    for path in extra_files(folder, manifest):
+        yield Fault(path.name, "is not in the manifest")
     seen: dict[str, str] = {}
     for shard in manifest.shards:
         try:
@@ -77,3 +75,5 @@ def _footer_faults(file: pq.ParquetFile, manifest: Manifest, shard: Shard) -> It
         yield Fault(shard.name, "belongs to another capture: its footer has another fingerprint")
     if footer.get(FIRST_ROW_KEY) != str(shard.first_row).encode():
         yield Fault(shard.name, f"stands in the wrong place: its footer does not say row {shard.first_row}")
+    if footer.get(ROWS_KEY) != str(shard.rows).encode():
+        yield Fault(shard.name, f"is not whole: its footer does not say {shard.rows} rows")

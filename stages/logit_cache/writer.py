@@ -27,7 +27,10 @@ from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder, write_atomi
 from stages.logit_cache.checks import check_rows
 from stages.logit_cache.fingerprint import Fingerprint, cache_id
 from stages.logit_cache.manifest import (
+    HASHES,
+    LOCK,
     MANIFEST,
+    PLAN,
     SHARDS,
     Manifest,
     Prefix,
@@ -39,12 +42,9 @@ from stages.logit_cache.manifest import (
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row, ragged_matrix, rows_to_table
 
-PLAN = "capture.json"
-# Until the manifest holds them: the shards' hashes, as `sha256sum --check` reads them.
-HASHES = "capture.sha256"
-LOCK = ".lock"
 FINGERPRINT_KEY = b"duet.fingerprint_sha256"
 FIRST_ROW_KEY = b"duet.first_row"
+ROWS_KEY = b"duet.rows"
 # A row group is what a reader fetches for a single example: 1 MiB of candidates, too large to be slow or to compress badly.
 ROW_GROUP_CANDIDATES = 2**17
 IDS = "topk_ids.list.element.list.element"
@@ -308,6 +308,7 @@ def _footer(plan: Plan, index: int) -> dict[bytes, bytes]:
     return {
         FINGERPRINT_KEY: plan.fingerprint.digest().encode(),
         FIRST_ROW_KEY: str(plan.shard_range(index).start).encode(),
+        ROWS_KEY: str(len(plan.shard_range(index))).encode(),
     }
 
 

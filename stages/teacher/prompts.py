@@ -28,9 +28,12 @@ class Prompt:
     student_ids: list[int]
 
 
-def build_prompts(queries: Queries, prefix: Prefix, prompter: Prompter, *, prefix_on_retain: bool) -> list[Prompt]:
+def build_prompts(
+    queries: Queries, prefix: Prefix | None, prompter: Prompter, *, prefix_on_retain: bool
+) -> list[Prompt]:
     """Forget queries first, then retain queries, each in file order.
 
+    prefix: None asks every query as it stands, so that the teacher is the base model.
     prefix_on_retain: True is the paper's objective (eq. 3); False asks retain queries without the prefix, so that the
         student is held to what it was.
     """

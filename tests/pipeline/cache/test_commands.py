@@ -7,6 +7,7 @@ import pytest
 from conftest import assert_same_row
 from workspace import RETAIN, Workspace, make_workspace, write_lines
 
+from stages.logit_cache.fingerprint import NO_PREFIX
 from stages.logit_cache.manifest import SHARDS
 from stages.logit_cache.reader import LogitCache
 
@@ -148,6 +149,54 @@ def test_caches_of_another_size_are_not_merged(captured: Workspace, tmp_path: Pa
     assert "top_k: 5 → 3" in result.output
 
 
+@pytest.fixture(scope="module")
+def base(captured: Workspace) -> Path:
+    """The same queries, all without the prefix."""
+    folder = captured.folder / "base"
+    result = captured.duet("teacher-cache", "--config", captured.settings, "--no-prefix", "--out", folder)
+    assert result.exit_code == 0, result.output
+    assert "duet cache diff" in result.output
+    return folder
+
+
+def test_without_a_prefix_the_teacher_reads_what_the_student_reads(captured: Workspace, base: Path) -> None:
+    opened = LogitCache(base)
+    assert opened.manifest.fingerprint.prefix_sha256 == NO_PREFIX
+    assert opened.manifest.prefix.token_ids == []
+    # Asked again, each row is its student's own prompt.
+    again = captured.duet("cache", "verify", base, "--rescore", 7, "--engine", "transformers", "--json")
+    assert json.loads(again.stdout)["rescored"]["max_abs_difference"] < 1e-4
+    assert "none: these are the base model's" in captured.duet("cache", "show", base).output
+
+
+def test_teacher_and_base_stand_side_by_side(captured: Workspace, base: Path) -> None:
+    row, bare = LogitCache(captured.cache).row(0), LogitCache(base).row(0)
+    shown = captured.duet("cache", "show", captured.cache, "--example", row.example_id[:8], "--beside", base, "--json")
+
+    teacher, plain = json.loads(shown.stdout)
+    for said, expected in ((teacher, row), (plain, bare)):
+        assert [each["id"] for each in said["positions"][0]["candidates"]] == expected.topk_ids[0].tolist()
+    assert row.topk_logits.tolist() != bare.topk_logits.tolist()
+    shifts = json.loads(captured.duet("cache", "diff", base, captured.cache, "--json").stdout)
+    assert {each["split"] for each in shifts["summary"] if each["max_abs_shift"] > 0.01} == {"forget", "retain"}
+
+
+def test_a_cache_without_a_prefix_trains_nobody(captured: Workspace, base: Path, tmp_path: Path) -> None:
+    result = captured.duet("distill", "--config", captured.settings, "--cache", base, "--out", tmp_path / "run")
+
+    assert result.exit_code == 1
+    assert "was captured without a prefix" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prefix_on_retain_queries_alone_is_refused(captured: Workspace, tmp_path: Path) -> None:
+    alone = ("--set", "teacher.prefix_on_forget=false", "--out", tmp_path / "cache")
+    result = captured.duet("teacher-cache", "--config", captured.settings, *alone)
+
+    assert result.exit_code == 2
+    assert "prefix_on_retain without prefix_on_forget" in result.output
+
+
 def test_a_diff_shows_the_shift_that_the_prefix_makes(captured: Workspace, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     bare = ("--set", "teacher.prefix_on_retain=false")
@@ -166,3 +215,28 @@ def test_a_diff_shows_the_shift_that_the_prefix_makes(captured: Workspace, tmp_p
     entered = [token for token in other.topk_ids[0].tolist() if token not in one.topk_ids[0]]
     assert report["examples"][3]["entered"] == entered
     assert "most shifted" in captured.duet("cache", "diff", plain, captured.cache).output
+
+
+def test_every_command_that_makes_a_cache_tells_programs_what_it_made(captured: Workspace, tmp_path: Path) -> None:
+    url, back, small = (tmp_path / "remote").as_uri(), tmp_path / "back", tmp_path / "small"
+    manifest = LogitCache(captured.cache).manifest.model_dump(mode="json")
+
+    def told(*command: object) -> dict[str, object]:
+        result = captured.duet("cache", *command, "--json")
+        assert result.exit_code == 0, result.output
+        answer: dict[str, object] = json.loads(result.stdout)
+        return answer
+
+    assert told("push", captured.cache, url) == {"url": url, "manifest": manifest}
+    assert told("pull", url, back) == manifest
+    assert told("slice", back, "--k", 2, "--out", small) == LogitCache(small).manifest.model_dump(mode="json")
+    both = tmp_path / "both"
+    assert told("merge", captured.cache, back, "--out", both) == LogitCache(both).manifest.model_dump(mode="json")
+
+
+def test_a_push_without_text_says_that_it_is_no_anonymisation(captured: Workspace, tmp_path: Path) -> None:
+    result = captured.duet("cache", "push", captured.cache, (tmp_path / "remote").as_uri(), "--no-text")
+
+    assert result.exit_code == 0, result.output
+    assert "Token ids stay and decode to the queries: this is not anonymisation" in result.output
+    assert {row.query for row in LogitCache(tmp_path / "remote").rows()} == {""}

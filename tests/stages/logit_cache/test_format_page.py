@@ -81,6 +81,7 @@ def test_pyarrow_alone_reads_a_cache_by_the_page(cache: Path) -> None:
             metadata = file.schema_arrow.metadata
             assert metadata[b"duet.fingerprint_sha256"].decode() == manifest["fingerprint_sha256"]
             assert int(metadata[b"duet.first_row"]) == shard["first_row"] == len(rows)
+            assert int(metadata[b"duet.rows"]) == shard["rows"]
             rows += file.read().to_pylist()
 
     check_rows(rows, manifest)

@@ -1,26 +1,27 @@
 """Caches made by somebody who means harm: whatever they hold, reading ends soon, with rows that hold or a CacheError."""
 
 import copy
-import hashlib
 import json
+import resource
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from conftest import make_fingerprint, make_row, write_cache
+from conftest import ROOT, write_cache
+from hostile import CORPUS, SECOND, overwrite, read_whole, vouch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stages.errors import CacheError
-from stages.logit_cache.fingerprint import Fingerprint, cache_id
+from stages.logit_cache.fingerprint import cache_id
 from stages.logit_cache.manifest import MANIFEST, SHARDS, parse_manifest
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.rows import rows_to_table
 
 anything = st.recursive(
     st.none()
@@ -32,6 +33,8 @@ anything = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
+# Far above what any refusal takes, and far below what the harm would.
+MOST_SECONDS, MOST_MB = 5, 200
 bounded = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -41,6 +44,10 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound") / "cache"
     write_cache(folder)
     return folder
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -87,26 +94,12 @@ def test_bytes_that_are_no_manifest_are_refused(content: bytes) -> None:
         parse_manifest(content, "manifest.json")
 
 
-def vouch(cache: Path) -> None:
-    """Make the manifest agree with the bytes of the shards as they now are."""
-    raw = json.loads((cache / MANIFEST).read_bytes())
-    for shard in raw["shards"]:
-        content = (cache / SHARDS / shard["name"]).read_bytes()
-        shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    fingerprint = Fingerprint.model_validate(raw["fingerprint"])
-    raw["cache_id"] = cache_id(fingerprint, [shard["sha256"] for shard in raw["shards"]])
-    (cache / MANIFEST).unlink()
-    (cache / MANIFEST).write_text(json.dumps(raw))
-
-
 def with_shard(sound: Path, folder: Path, content: bytes) -> Path:
     """A copy of the cache whose second shard is `content`, and whose manifest vouches for it."""
     cache = folder / "hostile"
     shutil.rmtree(cache, ignore_errors=True)
     shutil.copytree(sound, cache)
-    path = cache / SHARDS / "shard-00001.parquet"
-    path.unlink()
-    path.write_bytes(content)
+    overwrite(cache / SECOND, content)
     vouch(cache)
     return cache
 
@@ -147,42 +140,54 @@ def test_a_footer_with_any_bytes_altered_gives_rows_that_hold_or_is_refused(
     assert_rows_hold(with_shard(sound, tmp_path, bytes(content)))
 
 
+@pytest.mark.parametrize("name", CORPUS)
+def test_every_cache_of_the_corpus_is_refused_soon_and_in_little_memory(sound: Path, tmp_path: Path, name: str) -> None:
+    cache = tmp_path / "hostile"
+    shutil.copytree(sound, cache)
+    CORPUS[name](cache)
+    before, began = peak_mb(), time.perf_counter()
+
+    with pytest.raises(CacheError):
+        read_whole(cache)
+
+    assert time.perf_counter() - began < MOST_SECONDS
+    assert peak_mb() - before < MOST_MB
+
+
 @pytest.mark.parametrize(
-    ("column", "value", "message"),
+    ("name", "message"),
     [
-        ("topk_logits", float("nan"), "not finite"),
-        ("topk_logits", float("inf"), "not finite"),
-        ("topk_ids", 100, "outside the vocabulary"),
-        ("topk_ids", -1, "outside the vocabulary"),
-        ("response_ids", 2**31 - 1, "outside the vocabulary"),
-        ("student_input_ids", -5, "outside the vocabulary"),
-        ("student_positions", 99, "do not follow"),
+        ("NaN", "row 3 .*not finite"),
+        ("a negative candidate", "row 3 .*outside the vocabulary"),
+        ("rows that repeat", "stands there more than once"),
+        ("2^40 rows in the footer", r"holds 1099511627776 rows, the manifest says 8"),
+        ("2^40 rows in the footer and in the manifest", "would unpack to 1,099,511,627,776 values"),
+        ("a manifest of 1 GiB", "has 1,073,741,824 bytes"),
+        ("a bomb of text", "would unpack to 524,288 values of query"),
+        ("a bomb", "would unpack to 33,554,439 values of student_input_ids"),
+        ("an extra file", r"run\.sh is no part of the cache"),
     ],
 )
-def test_one_wrong_value_is_refused_with_its_row(
-    sound: Path, tmp_path: Path, column: str, value: float, message: str
-) -> None:
-    fingerprint = make_fingerprint()
-    rows = [make_row(index, fingerprint) for index in range(8, 16)]
-    getattr(rows[3], column).reshape(-1)[0] = value
-    pq.write_table(rows_to_table(rows, 4), tmp_path / "wrong.parquet")
+def test_the_refusal_says_what_is_wrong(sound: Path, tmp_path: Path, name: str, message: str) -> None:
+    cache = tmp_path / "hostile"
+    shutil.copytree(sound, cache)
+    CORPUS[name](cache)
 
-    with pytest.raises(CacheError, match=rf"row 3 \(example {rows[3].example_id}\).*{message}"):
-        list(LogitCache(with_shard(sound, tmp_path, (tmp_path / "wrong.parquet").read_bytes())).rows())
+    with pytest.raises(CacheError, match=message):
+        read_whole(cache)
 
 
-def test_a_bomb_is_refused_before_it_unfolds(sound: Path, tmp_path: Path) -> None:
-    """A few kilobytes that unpack to a hundred thousand times as many: one row of 2^25 equal tokens."""
-    fingerprint = make_fingerprint()
-    table = rows_to_table([make_row(index, fingerprint) for index in range(8, 16)], 4)
-    lengths = np.zeros(9, dtype=np.int32)
-    lengths[1:] = 2**25
-    tokens = pa.ListArray.from_arrays(pa.array(lengths), pa.array(np.zeros(2**25, dtype=np.int32)))
-    column = table.schema.get_field_index("student_input_ids")
-    bomb = table.set_column(column, table.schema.field(column), tokens.cast(table.schema.field(column).type))
-    pq.write_table(bomb, tmp_path / "bomb.parquet", compression="zstd")
-    content = (tmp_path / "bomb.parquet").read_bytes()
-    assert len(content) < 2**20
+def test_reading_a_cache_opens_no_connection_and_starts_no_process(sound: Path) -> None:
+    code = """
+import sys
+from pathlib import Path
+from stages.logit_cache.reader import LogitCache
 
-    with pytest.raises(CacheError, match="unpack"):
-        list(LogitCache(with_shard(sound, tmp_path, content)).rows())
+seen = []
+sys.addaudithook(lambda event, _: seen.append(event))
+LogitCache(Path(sys.argv[1])).check_every_row()
+forbidden = ("socket.", "subprocess.", "os.exec", "os.fork", "os.system", "pickle.")
+found = sorted({each for each in seen if each.startswith(forbidden)})
+assert "open" in seen and not found, found
+"""
+    subprocess.run([sys.executable, "-c", code, sound], cwd=ROOT, check=True)

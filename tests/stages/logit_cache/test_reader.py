@@ -226,3 +226,38 @@ def test_pages_that_cannot_be_decoded_are_a_cache_error(cache: Path):
     opened = LogitCache(cache, verify_hashes=False)
     with pytest.raises(CacheError, match="cannot be read"):
         opened.row(0)
+
+
+@pytest.mark.parametrize("name", ["answers.txt", "shards/shard-00003.parquet", "shards/.hidden", "shards/more"])
+def test_a_file_that_is_not_in_the_manifest_is_refused_and_named(cache: Path, name: str):
+    if name.endswith("more"):
+        (cache / name).mkdir()
+    else:
+        (cache / name).write_bytes(b"what is this?")
+    with pytest.raises(CacheError, match=f"{name} is no part of the cache"):
+        LogitCache(cache)
+
+
+def test_traces_of_the_work_that_made_a_cache_are_no_harm(cache: Path):
+    # A capture that was killed between its manifest and its end leaves them all.
+    for name in ("settings.json", "capture.json", "capture.sha256", "shards/shard-00001.parquet.partial"):
+        (cache / name).write_bytes(b"{}")
+    assert len(LogitCache(cache)) == 20
+
+
+def test_every_row_of_a_sound_cache_passes_one_look_at_all(frozen: Path):
+    LogitCache(frozen).check_every_row()
+
+
+def test_an_example_in_two_shards_is_refused_even_if_the_manifest_vouches_for_it(cache: Path):
+    # Both shards have eight rows: rows 0 to 7 now stand there twice.
+    overwrite(shard_path(cache, 1), shard_path(cache, 0).read_bytes())
+    raw = json.loads((cache / MANIFEST).read_bytes())
+    raw["splits"] = {"forget": 8, "retain": 12}
+    overwrite(cache / MANIFEST, json.dumps(raw).encode())
+    forge_hashes(cache)
+    opened = LogitCache(cache)
+    with pytest.raises(
+        CacheError, match=f"row 0: example {make_row(0, make_fingerprint()).example_id} stands there more"
+    ):
+        opened.check_every_row()

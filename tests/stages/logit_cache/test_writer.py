@@ -14,10 +14,10 @@ import pytest
 from conftest import ROOT, make_fingerprint, make_provenance, make_row, write_cache
 
 from stages.errors import CacheError, CacheMismatch, OutputExists
-from stages.logit_cache.manifest import MANIFEST, SHARDS, Prefix
+from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, Prefix
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
-from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY, PLAN, CacheWriter, Plan
+from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY, CacheWriter, Plan
 
 # Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of that file written.
 KILLED_WRITER = """
@@ -345,11 +345,11 @@ def test_parquet_itself_leaves_no_room_for_empty_cells(uninterrupted: Path):
     }
 
 
-def test_every_shards_footer_names_its_capture_and_its_first_row(uninterrupted: Path):
-    for index, first_row in enumerate((b"0", b"8", b"16")):
+def test_every_shards_footer_names_its_capture_and_its_range(uninterrupted: Path):
+    for index, (first_row, rows) in enumerate(((b"0", b"8"), (b"8", b"8"), (b"16", b"4"))):
         footer = pq.read_metadata(uninterrupted / SHARDS / f"shard-{index:05d}.parquet").metadata
         assert footer[FINGERPRINT_KEY] == make_fingerprint().digest().encode()
-        assert footer[FIRST_ROW_KEY] == first_row
+        assert (footer[FIRST_ROW_KEY], footer[ROWS_KEY]) == (first_row, rows)
 
 
 def test_a_shards_description_is_that_of_its_rows(tmp_path: Path):

@@ -13,13 +13,14 @@ from conftest import make_fingerprint, make_provenance
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stages.errors import EngineError
-from stages.language_model.engine import Continuation, EngineOptions
+from stages.language_model.engine import Continuation, EngineOptions, EngineOutOfMemory
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prompts import Prefix, Prompter, Turn
 from stages.language_model.transformers_engine import TransformersEngine
-from stages.logit_cache.manifest import MANIFEST, Manifest
+from stages.logit_cache.manifest import MANIFEST, Manifest, Shard
 from stages.logit_cache.manifest import Prefix as PrefixRecord
 from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.rows import Row
 from stages.logit_cache.writer import CacheWriter, Plan
 from stages.teacher.capture import capture, teach
 from stages.teacher.prompts import Prompt, build_prompts
@@ -193,3 +194,75 @@ def test_an_engine_that_gives_log_probabilities_writes_nothing(tiny_model: Path,
     ):
         capture(engine, prompts, writer)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+class SmallMemory(TransformersEngine):
+    """The real engine on a machine that holds so many prompts at once, and no more."""
+
+    holds = 3
+
+    def continue_greedily(self, prompts: list[list[int]], **options: object) -> list[Continuation]:
+        if self.batch_rows > self.holds:
+            raise EngineOutOfMemory(f"{self.batch_rows} prompts are too many")
+        return super().continue_greedily(prompts, **options)
+
+
+def test_a_shard_that_does_not_fit_is_asked_again_with_half_as_many_prompts(
+    tiny_model: Path, prompts: list[Prompt], cache: LogitCache, tmp_path: Path
+):
+    engine = SmallMemory(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=8))
+    told: list[str] = []
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        capture(engine, prompts, writer, tell=told.append)
+        manifest = publish(writer)
+    # 8, 4, 2: halved twice, in the first shard only.
+    assert [line.split("with ")[1].split()[0] for line in told] == ["4", "2"]
+    assert manifest.rows == 12
+    for one, other in zip(LogitCache(tmp_path / "cache").rows(), cache.rows(), strict=True):
+        assert one.response_ids.tolist() == other.response_ids.tolist()
+        np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=1e-4, rtol=0)
+
+
+def test_halving_ends_at_one_prompt(tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    engine = SmallMemory(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=8))
+    engine.holds = 0
+    told: list[str] = []
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer, pytest.raises(EngineOutOfMemory, match="1 prompts"):
+        capture(engine, prompts, writer, tell=told.append)
+    assert len(told) == 3
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+@pytest.mark.parametrize("place", [0, 6, 7, 11])
+def test_one_poisonous_row_is_named_and_the_shards_before_it_stay(
+    tiny_model: Path, prompts: list[Prompt], tmp_path: Path, place: int
+):
+    # An id outside the embedding: the real model cannot read it.
+    poisoned = list(prompts)
+    poisoned[place] = replace(prompts[place], teacher_ids=[*prompts[place].teacher_ids, 10_000])
+    with (
+        CacheWriter(tmp_path / "cache", make_plan()) as writer,
+        pytest.raises(EngineError, match=f"fails over example {prompts[place].example_id}"),
+    ):
+        capture(make_engine(tiny_model), poisoned, writer)
+    assert len(list(tmp_path.rglob("*.parquet"))) == place // 5
+
+
+class BrokenDisk(CacheWriter):
+    """A writer whose disk fails at the second shard."""
+
+    def write(self, index: int, rows: list[Row]) -> Shard:
+        if index == 1:
+            raise OSError(5, "Input/output error")
+        return super().write(index, rows)
+
+
+def test_an_error_of_the_writer_stops_the_capture_with_its_own_message(
+    tiny_model: Path, prompts: list[Prompt], cache: LogitCache, tmp_path: Path
+):
+    with BrokenDisk(tmp_path / "cache", make_plan()) as writer, pytest.raises(OSError, match="Input/output error"):
+        capture(make_engine(tiny_model), prompts, writer)
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        assert writer.missing == [1, 2]
+        capture(make_engine(tiny_model), prompts, writer)
+        assert publish(writer).cache_id == cache.manifest.cache_id
