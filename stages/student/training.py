@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import deepspeed
 import numpy as np
 import torch
 import torch.distributed as dist
 import transformers
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from torch.utils.tensorboard import SummaryWriter
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
@@ -65,6 +68,7 @@ class StudentTrainer:
         self.total_steps = self.stream.steps_per_epoch * settings.epochs
         torch.manual_seed(settings.seed)
         config = deepspeed_config(settings, world=self.world)
+        check_config(config)
         # Alive while the model loads: under ZeRO-3 each process then keeps only its part of every weight.
         zero3 = HfDeepSpeedConfig(config) if settings.zero_stage == 3 else None
         network = _load(model, settings)
@@ -219,6 +223,24 @@ def start_process_group() -> None:
         # DeepSpeed would spend half a minute on compiling collectives for processes that share memory.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if cuda_is_available() else "gloo", verbose=False)
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raise TrainingError if DeepSpeed would refuse the configuration, which it does only after the model is loaded."""
+    try:
+        DeepSpeedConfig(config)
+    except (DeepSpeedConfigError, AssertionError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"DeepSpeed refuses its configuration: {' '.join(str(error).split())[:300]}.",
+            "It is checked before the model is loaded, so nothing was trained.",
+            "Change what the student section says about batches, ZeRO and offload; duet settings explains each.",
+        ) from error
+    if config["bf16"]["enabled"] and not get_accelerator().is_bf16_supported():
+        raise TrainingError(
+            "This GPU does not compute in bfloat16.",
+            "DeepSpeed would refuse it after loading the model, so nothing was trained.",
+            "Train in float32:  --set student.dtype=float32",
+        )
 
 
 def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
