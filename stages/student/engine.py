@@ -14,6 +14,8 @@ import deepspeed
 import torch
 import torch.distributed as dist
 import transformers
+from deepspeed.accelerator import get_accelerator
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations import HfDeepSpeedConfig
 
@@ -36,6 +38,7 @@ class StudentEngine:
         self._settings = settings
         world = dist.get_world_size()
         config = deepspeed_config(settings, world=world)
+        check_config(config)
         # A checkpoint of another number of processes is made universal first. Without ZeRO every process saved all.
         converted = start_from is not None and start_from.world != world and settings.zero_stage > 0
         if converted:
@@ -130,6 +133,24 @@ def start_process_group() -> None:
         # DeepSpeed would spend half a minute on compiling collectives for processes that share memory.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if cuda_is_available() else "gloo", verbose=False)
+
+
+def check_config(config: dict[str, Any]) -> None:
+    """Raise TrainingError if DeepSpeed would refuse the configuration, which it does only after the model is loaded."""
+    try:
+        DeepSpeedConfig(config)
+    except (DeepSpeedConfigError, AssertionError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"DeepSpeed refuses its configuration: {' '.join(str(error).split())[:300]}.",
+            "It is checked before the model is loaded, so nothing was trained.",
+            "Change what the student section says about batches, ZeRO and offload; duet settings explains each.",
+        ) from error
+    if config["bf16"]["enabled"] and not get_accelerator().is_bf16_supported():
+        raise TrainingError(
+            "This GPU does not compute in bfloat16.",
+            "DeepSpeed would refuse it after loading the model, so nothing was trained.",
+            "Train in float32:  --set student.dtype=float32",
+        )
 
 
 def _make_universal(checkpoint: Checkpoint) -> Path:

@@ -7,9 +7,9 @@ import pytest
 from conftest import ROOT
 from workspace import Workspace, write_lines
 
-from pipeline.settings import load_settings
+from pipeline.settings import load_settings, preset_names
+from stages.student.settings import deepspeed_config
 
-pytestmark = pytest.mark.slow
 ROWS = 32
 
 
@@ -19,7 +19,21 @@ def first_lines(path: Path, out: Path) -> Path:
     return write_lines(out, lines[:ROWS])
 
 
-@pytest.mark.parametrize("preset", ["harry_potter", "wmdp_bio", "wmdp_cyber"])
+@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("processes", [1, 8])
+def test_deepspeed_accepts_what_a_preset_tells_it(preset: str, processes: int) -> None:
+    from stages.student.engine import check_config
+
+    student = load_settings(preset).student
+    world = student.processes or processes
+    told = deepspeed_config(student, world=world)
+    assert told["train_batch_size"] % world == 0
+    # DeepSpeed counts one process here, so it is told of one process's share of the batch.
+    check_config({**told, "train_batch_size": told["train_batch_size"] // world})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["harry_potter", "wmdp_bio", "wmdp_cyber", "gpu_24gb", "gpu_80gb", "gpu_8x"])
 def test_a_preset_for_a_large_model_runs_as_it_stands(preset: str, workspace: Workspace, tmp_path: Path) -> None:
     data = load_settings(preset).data
     files = {}
@@ -34,6 +48,8 @@ def test_a_preset_for_a_large_model_runs_as_it_stands(preset: str, workspace: Wo
         "data.forget": files["forget"],
         "data.retain": files["retain"],
         "student.epochs": 1,
+        # One process, as a CPU allows; that ZeRO's stages agree whatever their number is tested with the engine.
+        "student.processes": 1,
         "evaluation.max_tokens": 2,
         "evaluation.questions": json.dumps({"forget": str(tmp_path / "questions-forget.jsonl")}).replace(":", " ="),
         "evaluation.forget_files": '["forget"]',
@@ -52,6 +68,7 @@ def test_a_preset_for_a_large_model_runs_as_it_stands(preset: str, workspace: Wo
 
     ran = json.loads((workspace.run / "run.json").read_text())["settings"]
     asked = load_settings(preset).model_dump(mode="json")
-    assert ran["student"] == {**asked["student"], "epochs": 1}
+    assert ran["student"] == {**asked["student"], "epochs": 1, "processes": 1}
     assert ran["teacher"] == asked["teacher"]
     assert ran["model"]["dtype"] == "bfloat16"
+    assert (workspace.run / "adapter").is_dir() == (asked["student"]["method"] == "lora")

@@ -103,3 +103,21 @@ def test_deepspeed_itself_accepts_what_it_is_told() -> None:
         config = DeepSpeedConfig(deepspeed_config(settings, world=1))
         assert config.zero_config.stage == settings.zero_stage
         assert config.gradient_clipping == settings.max_grad_norm
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"train_batch_size": 7}, "7 != 16"),
+        ({"zero_optimization": {"stage": 9}}, "stage"),
+        ({"fp16": {"enabled": True}, "bf16": {"enabled": True}}, "simultaneously"),
+    ],
+)
+def test_what_deepspeed_would_refuse_after_loading_is_refused_before(change: dict[str, object], message: str) -> None:
+    from stages.student.engine import check_config
+
+    config = deepspeed_config(StudentSettings(batch_rows=16), world=1)
+    check_config(config)
+
+    with pytest.raises(TrainingError, match=f"DeepSpeed refuses its configuration.*{message}"):
+        check_config({**config, **change})
