@@ -2,9 +2,10 @@
 
 import json
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, get_args
 
 import click
 import polars as pl
@@ -13,9 +14,11 @@ from pipeline import __version__
 from pipeline.console import progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
+from pipeline.questions import everything_asked, left_out
 from pipeline.settings import Settings, load_settings
 from pipeline.tables import markdown_scores, print_scores
 from stages.errors import OutputExists, SettingsError
+from stages.evaluation.attacks import AttackName
 from stages.files import write_json
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import (
@@ -29,8 +32,8 @@ from stages.language_model.folder import (
 from stages.language_model.prompts import Prompter, load_prefix
 from stages.logit_cache.fingerprint import sha256_json
 
-if TYPE_CHECKING:
-    from stages.evaluation.questions import Question
+# Settings that name files: what stands in them counts, not where they are.
+FILES = {"questions", "validation", "revealing", "translated"}
 
 
 @click.command()
@@ -43,8 +46,15 @@ if TYPE_CHECKING:
     help="An earlier evaluation whose answers of base and teacher are taken over; refused unless they were made alike.",
 )
 @click.option("--validation", is_flag=True, help="Ask the validation files, to tune on, instead of the held-out ones.")
+@click.option("--audit", is_flag=True, help="Make every attack that the settings have the files for.")
 def evaluate(
-    config: str, overrides: tuple[str, ...], student: str, out: Path, baseline: Path | None, validation: bool
+    config: str,
+    overrides: tuple[str, ...],
+    student: str,
+    out: Path,
+    baseline: Path | None,
+    validation: bool,
+    audit: bool,
 ) -> None:
     """Score the student beside the base model and the prefixed teacher.
 
@@ -54,6 +64,9 @@ def evaluate(
     settings = load_settings(config, overrides)
     if validation:
         settings = settings.on_validation()
+    not_measured: dict[str, str] = {}
+    if audit:
+        settings, not_measured = audited(settings)
     quieten_libraries()
     base_folder, student_folder = resolve_model(settings.model.path), resolve_model(student)
     inputs = {"base": base_inputs(settings, base_folder), "student": hash_weights(student_folder)}
@@ -68,6 +81,7 @@ def evaluate(
         answers = [in_own_process(answers_of, settings, base_folder, ("base", "teacher"))]
     answers.append(in_own_process(answers_of, settings, student_folder, ("student",)))
     evaluation = summarise(pl.concat(answers))
+    evaluation["not_measured"] = not_measured
     evaluation["run"] = {
         "inputs": inputs,
         "settings": settings.model_dump(mode="json"),
@@ -86,30 +100,24 @@ def evaluate(
     say(f"Scores and all answers are in {out}.")
 
 
-def question_files(settings: Settings) -> "dict[str, list[Question]]":
-    """Every question file of the settings, read and checked."""
-    from stages.evaluation.questions import load_questions
-
-    if not settings.evaluation.questions:
-        raise SettingsError(
-            "The settings name no question file.",
-            "Without questions nothing can be scored.",
-            "Name them under [evaluation.questions], or:  --set evaluation.questions.forget=FILE",
-        )
-    return {name: load_questions(path) for name, path in settings.evaluation.questions.items()}
+def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """The settings with every attack that they have the files for, and why each of the others is left out."""
+    missing = left_out(settings)
+    attacks = tuple(attack for attack in get_args(AttackName) if attack not in missing)
+    return settings.with_evaluation(attacks=attacks), {f"attack {name}": reason for name, reason in missing.items()}
 
 
 def answers_of(settings: Settings, model: Path, roles: tuple[str, ...]) -> pl.DataFrame:
     """All answers of one model folder in its roles: base and teacher share their weights, and so one engine."""
     quieten_libraries()
-    from stages.evaluation.interview import interview, longest_prompt, question_count
+    from stages.evaluation.interview import interview, longest_prompt
 
-    files = question_files(settings)
+    items = everything_asked(settings)
     asked = settings.evaluation
     prefix = load_prefix(settings.data.prefix)
     tokenizer = load_tokenizer(model)
     prompter = Prompter(tokenizer, settings.model.template)
-    needed = longest_prompt(prompter, files, prefix if "teacher" in roles else None, asked.attacks) + asked.max_tokens
+    needed = longest_prompt(prompter, items, prefix if "teacher" in roles else None) + asked.max_tokens
     if needed > context_length(model):
         raise SettingsError(
             f"The longest prompt and answer take {needed} tokens, {model} holds {context_length(model)}.",
@@ -129,19 +137,14 @@ def answers_of(settings: Settings, model: Path, roles: tuple[str, ...]) -> pl.Da
     )
     frames = []
     for role in roles:
-        # What the prefix holds back is the question for teacher and student; the base holds nothing back.
-        attacks = () if role == "base" else asked.attacks
-        total = question_count(files, attacks, asked.attacked_files)
-        with progress(f"Asking the {role} ({engine.name})", total, "questions") as advance:
+        with progress(f"Asking the {role} ({engine.name})", len(items), "questions") as advance:
             frames.append(
                 interview(
                     engine,
                     prompter,
-                    files,
+                    items,
                     role=role,  # type: ignore[arg-type]
                     prefix=prefix if role == "teacher" else None,
-                    attacks=attacks,
-                    attacked_files=asked.attacked_files,
                     max_tokens=asked.max_tokens,
                     advance=advance,
                 )
@@ -160,15 +163,15 @@ def summarise(answers: pl.DataFrame) -> dict[str, Any]:
 def base_inputs(settings: Settings, base: Path) -> str:
     """Hash of all that determines the answers of base and teacher."""
     tokenizer = load_tokenizer(base)
-    files = {name: [question.model_dump() for question in asked] for name, asked in question_files(settings).items()}
+    items = [[item.file, item.number, item.attack, asdict(item.ask)] for item in everything_asked(settings)]
     return sha256_json(
         {
             "weights": hash_weights(base),
             "tokenizer": hash_tokenizer(tokenizer),
             "template": Prompter(tokenizer, settings.model.template).template_sha256(),
             "prefix": load_prefix(settings.data.prefix).sha256(),
-            "questions": files,
-            "asked": settings.evaluation.model_dump(mode="json", exclude={"questions", "validation"}),
+            "items": items,
+            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
             "dtype": settings.model.dtype,
         }
     )

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from stages.errors import SettingsError
+from stages.evaluation.attacks import AttackName
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
 from stages.student.settings import StudentSettings
@@ -84,12 +85,23 @@ class EvaluationSettings(Section):
     forget_files: tuple[str, ...] = Field(
         ("forget",), description="Files on what is to be forgotten; the others are to be kept."
     )
-    attacks: tuple[Literal["reverse"], ...] = Field(("reverse",), description="Attacks on `attacked_files`.")
+    attacks: tuple[AttackName, ...] = Field(
+        ("reverse",), description="Attacks on `attacked_files`; --audit makes every one that can be made."
+    )
     attacked_files: tuple[str, ...] = Field(("forget",), description="Files that are attacked.")
+    revealing: Path | None = Field(
+        None, description="Question file on other entities, shown with its answers by the attack few_shot."
+    )
+    translated: dict[str, Path] = Field(
+        default_factory=dict,
+        description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
+    )
     max_tokens: int = Field(32, ge=1, description="Longest answer.")
 
     @model_validator(mode="after")
     def _known_files(self) -> "EvaluationSettings":
+        if len(set(self.attacks)) < len(self.attacks):
+            raise ValueError("attacks names one of them twice")
         for files in ("questions", "validation"):
             named = getattr(self, files)
             for field in ("forget_files", "attacked_files"):
@@ -169,7 +181,13 @@ class Settings(Section):
                 "Tuning on the held-out files would make their scores worthless.",
                 "Name some under [evaluation.validation].",
             )
-        return self.model_copy(update={"evaluation": asked.model_copy(update={"questions": asked.validation})})
+        # A translation is one of the held-out questions.
+        other = {"questions": asked.validation, "translated": {}}
+        return self.model_copy(update={"evaluation": asked.model_copy(update=other)})
+
+    def with_evaluation(self, **changes: Any) -> "Settings":
+        """The same with other values under [evaluation]."""
+        return self.model_copy(update={"evaluation": self.evaluation.model_copy(update=changes)})
 
 
 def preset_names() -> list[str]:

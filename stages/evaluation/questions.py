@@ -1,4 +1,4 @@
-"""Question files: lines of `{"question", "answer"[, "aliases"]}` in, checked questions out."""
+"""Question files: lines of `{"question", "answer"[, "aliases"][, "answer_start"]}` in, checked questions out."""
 
 import json
 from pathlib import Path
@@ -17,6 +17,7 @@ class Question(BaseModel):
     question: str = Field(min_length=1, description="As a user would ask it.")
     answer: str = Field(min_length=1, description="Short reference answer.")
     aliases: tuple[str, ...] = Field((), description="Other answers that count as well.")
+    answer_start: str = Field("", description='A sentence that only the answer completes: "The capital of Peru is".')
 
     @property
     def references(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
-"""Answers in, scores out: means with intervals per model, file and attack; and Performance Shift."""
+"""Answers in, scores out: means with intervals per model, file and attack, what each attack changes; Performance Shift."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -10,22 +10,56 @@ from stages.evaluation.metrics import mean_with_interval
 METRICS = {
     "rouge_l_recall": "rouge_l_recall",
     "rouge_l_f1": "rouge_l_f1",
+    "exact_match": "exact",
+    "answer_in_full": "in_full",
     "refusal_rate": "refused",
     "degenerate_rate": "degenerate",
 }
 POINTS = 100.0
 
 
+SCORE_SCHEMA = {
+    "model": pl.String,
+    "file": pl.String,
+    "attack": pl.String,
+    "supplies_answer": pl.Boolean,
+    "metric": pl.String,
+    "mean": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n": pl.Int64,
+    "delta": pl.Float64,
+    "delta_low": pl.Float64,
+    "delta_high": pl.Float64,
+}
+
+
 def score_table(answers: pl.DataFrame) -> pl.DataFrame:
-    """Tidy scores: one row per model, file, attack and metric; mean, low and high in points (0–100), and n."""
+    """Tidy scores: one row per model, file, attack and metric; mean, low and high in points (0–100), and n.
+
+    delta, delta_low, delta_high: what the attack adds to the same questions of the same model without it, paired per
+    question, with its own interval; null where there was no attack.
+    """
     rows = []
-    for (model, file, attack), group in answers.group_by(["model", "file", "attack"], maintain_order=True):
+    groups = answers.group_by(["model", "file", "attack"], maintain_order=True)
+    plain = {(key[0], key[1]): group for key, group in groups if key[2] is None}
+    for (model, file, attack), group in groups:
+        before = group["number"].to_frame().join(plain[model, file], on="number", how="left", maintain_order="left")
         for metric, column in METRICS.items():
-            found = mean_with_interval((group[column].cast(pl.Float64) * POINTS).to_list())
-            rows.append({"model": model, "file": file, "attack": attack, "metric": metric, **vars(found)})
-    schema = {"model": pl.String, "file": pl.String, "attack": pl.String, "metric": pl.String,
-              "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}  # fmt: skip
-    return pl.DataFrame(rows, schema=schema)
+            points = group[column].cast(pl.Float64) * POINTS
+            found = mean_with_interval(points.to_list())
+            row = {"model": model, "file": file, "attack": attack, "metric": metric, **vars(found)}
+            row["supplies_answer"] = bool(group["supplies_answer"][0])
+            if attack is not None:
+                added = mean_with_interval((points - before[column].cast(pl.Float64) * POINTS).to_list())
+                row |= {"delta": added.mean, "delta_low": added.low, "delta_high": added.high}
+            rows.append(row)
+    return pl.DataFrame(rows, schema=SCORE_SCHEMA)
+
+
+def scores_frame(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """A score table read back from an evaluation's `scores`; columns that an older one lacks are null."""
+    return pl.DataFrame([{name: record.get(name) for name in SCORE_SCHEMA} for record in records], schema=SCORE_SCHEMA)
 
 
 # Performance Shift's four parts: name, and +1 where more is better, -1 where less is.

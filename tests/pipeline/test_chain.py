@@ -60,8 +60,9 @@ def test_the_evaluation_is_tidy_and_keeps_every_answer(finished: Workspace) -> N
     assert set(scores["model"]) == {"base", "teacher", "student"}
     assert scores.group_by("model", "file", "attack", "metric").len()["len"].max() == 1
     questions = sum(map(len, HELD_OUT.values()))
-    # Each model on each question, and teacher and student on the forget file behind the reverse prompt.
-    assert len(evaluation["answers"]) == 3 * questions + 2 * len(HELD_OUT["forget"])
+    # Each model on each question, and on the forget file behind the reverse prompt.
+    assert len(evaluation["answers"]) == 3 * (questions + len(HELD_OUT["forget"]))
+    assert {score["attack"] for score in evaluation["scores"] if score["delta"] is not None} == {"reverse"}
     assert evaluation["performance_shift"]["value"] is None
     assert "mmlu" in evaluation["performance_shift"]["not_measured"]
 
