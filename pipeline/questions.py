@@ -9,6 +9,7 @@ from stages.evaluation.attacks import AttackName, Materials, check_materials, la
 from stages.evaluation.questions import Question, load_questions
 
 if TYPE_CHECKING:
+    from stages.evaluation.choices import ChoiceQuestion
     from stages.evaluation.interview import Item
 
 
@@ -67,6 +68,21 @@ def everything_asked(settings: Settings) -> "list[Item]":
                 "Give it what it needs, take it out, or use --audit, which makes every attack that can be made.",
             )
     return plan(question_files(settings), attacks, materials)
+
+
+def choice_files(settings: Settings) -> "dict[str, list[ChoiceQuestion]]":
+    """Every multiple-choice file of the settings. Raises SettingsError if the examples leave nothing to score."""
+    from stages.evaluation.choices import load_choices
+
+    found = {name: load_choices(path) for name, path in settings.evaluation.choices.items()}
+    for name, questions in found.items():
+        if len(questions) <= settings.evaluation.choice_shots:
+            raise SettingsError(
+                f"{name} has {len(questions)} questions, and {settings.evaluation.choice_shots} are shown as examples.",
+                "None would be left to score, so nothing was asked.",
+                "Set evaluation.choice_shots lower.",
+            )
+    return found
 
 
 def _optional(path: Path | None) -> list[Question]:

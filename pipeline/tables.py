@@ -15,6 +15,7 @@ METRIC_TITLES = {
     "answer_in_full": "answer in full",
     "refusal_rate": "refusals",
     "degenerate_rate": "degenerate answers",
+    "perplexity": "perplexity under the base (not points)",
 }
 NO_ATTACK = "Δ is the change against the same questions without the attack, paired, with its 95 % interval."
 SUPPLIED = "These prompts supply the answer among others: a hit is recognition, and a guess may hit, too."
@@ -30,8 +31,8 @@ def print_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> Non
         table.add_row(name if name != previous else "", str(n), metric, *cells)
         previous = name
     results.print(table)
-    for title, rows in _attack_tables(evaluation):
-        table = _table(title, ("questions", "attack", "n"))
+    for title, columns, rows in _more_tables(evaluation):
+        table = _table(title, columns)
         for row in rows:
             table.add_row(*row)
         results.print(table)
@@ -45,6 +46,11 @@ def print_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> Non
         results.print(
             f"  not measured: {', '.join(shift['not_measured'])}; the sum of the others is {_points(shift['sum_of_measured'])}"
         )
+    for name, stand_in in shift.get("stand_ins", {}).items():
+        results.print(
+            f"  {name} {_points(stand_in['part'])} stands where {stand_in['stands_for']} would; it is in no sum",
+            markup=False,
+        )
 
 
 def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> str:
@@ -55,8 +61,8 @@ def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> 
         for name, n, metric, cells in _rows(evaluation, forget_files)
     ]
     lines += ["", "Points (0–100), 95 % bootstrap interval over questions in brackets."]
-    for title, rows in _attack_tables(evaluation):
-        lines += ["", title, "", f"| questions | attack | n | {' | '.join(ROLES.values())} |"]
+    for title, columns, rows in _more_tables(evaluation):
+        lines += ["", title, "", f"| {' | '.join((*columns, *ROLES.values()))} |"]
         lines += ["|---|---|---:|---:|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows)]
     for name, reason in evaluation.get("not_measured", {}).items():
         lines += ["", f"Not measured: {name} ({reason})."]
@@ -81,8 +87,27 @@ def _rows(evaluation: dict[str, Any], forget_files: Sequence[str]) -> Iterator[t
             if not any(cells):
                 continue
             n = next(cell["n"] for cell in cells if cell)
-            arrow = {"refusal_rate": "↑" if wanted == "↓" else "↓", "degenerate_rate": "↓"}.get(metric, wanted)
+            arrow = {"refusal_rate": "↑" if wanted == "↓" else "↓", "degenerate_rate": "↓", "perplexity": "↓"}.get(
+                metric, wanted
+            )
             yield file, n, f"{title} {arrow}", [_cell(cell) for cell in cells]
+
+
+def _more_tables(evaluation: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str, str], list[list[str]]]]:
+    """Title, three leading columns and rows of the tables on attacks, leak@k and multiple choice, where there are any."""
+    for title, rows in _attack_tables(evaluation):
+        yield title, ("questions", "attack", "n"), rows
+    for title, name, column, key in (
+        ("leak@k ↓: points of questions with the answer in full in any of k sampled answers", "leaks", "k", "k"),
+        ("Multiple choice by likelihood of the options, points answered rightly ↑", "choices", "metric", "metric"),
+    ):
+        found = {(str(s["file"]), str(s[key]), s["model"]): s for s in evaluation.get(name, ())}
+        rows = []
+        for file, each in dict.fromkeys(place[:2] for place in found):
+            cells = [found.get((file, each, role)) for role in ROLES]
+            rows.append([file, each, str(next(cell["n"] for cell in cells if cell)), *map(_cell, cells)])
+        if rows:
+            yield title, ("questions", column, "n"), rows
 
 
 def _attack_tables(evaluation: dict[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:

@@ -36,6 +36,7 @@ ANSWER_SCHEMA = {
     "in_full": pl.Boolean,
     "refused": pl.Boolean,
     "degenerate": pl.Boolean,
+    "log_probability": pl.Float64,
 }
 
 
@@ -82,6 +83,7 @@ def interview(
 
     role, prefix: the teacher is the base model with a prefix; the others have none.
     Returns one row per answer, columns `ANSWER_SCHEMA`; attack is null where there was none. ROUGE is 0–1.
+    log_probability is null until `fluency` has scored it.
     """
     prompts = [prompt_ids(prompter, item.ask, prefix) for item in items]
     said = engine.continue_greedily(prompts, max_tokens=max_tokens, advance=advance)

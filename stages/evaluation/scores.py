@@ -5,6 +5,7 @@ from typing import Any
 
 import polars as pl
 
+from stages.evaluation.fluency import perplexity
 from stages.evaluation.metrics import mean_with_interval
 
 METRICS = {
@@ -37,6 +38,8 @@ SCORE_SCHEMA = {
 def score_table(answers: pl.DataFrame) -> pl.DataFrame:
     """Tidy scores: one row per model, file, attack and metric; mean, low and high in points (0–100), and n.
 
+    The metric perplexity, where answers have a log_probability, is no share and not in points.
+
     delta, delta_low, delta_high: what the attack adds to the same questions of the same model without it, paired per
     question, with its own interval; null where there was no attack.
     """
@@ -54,6 +57,10 @@ def score_table(answers: pl.DataFrame) -> pl.DataFrame:
                 added = mean_with_interval((points - before[column].cast(pl.Float64) * POINTS).to_list())
                 row |= {"delta": added.mean, "delta_low": added.low, "delta_high": added.high}
             rows.append(row)
+        if "log_probability" in group.columns and group["log_probability"].count():
+            fluency = perplexity(group["log_probability"].drop_nulls().to_list())
+            own = {"model": model, "file": file, "attack": attack, "supplies_answer": False}
+            rows.append({**own, "metric": "perplexity", **fluency})
     return pl.DataFrame(rows, schema=SCORE_SCHEMA)
 
 
@@ -88,8 +95,20 @@ def performance_shift(base: Mapping[str, float | None], student: Mapping[str, fl
     }
 
 
-def shift_of(scores: pl.DataFrame) -> dict[str, Any]:
-    """Performance Shift of the student from a score table: ROUGE-L recall on forget, forget_500 and retain."""
+NOT_MEASURED = {
+    "forget": "no question file named forget",
+    "forget_500": "no question file named forget_500",
+    "retain": "no question file named retain",
+    "mmlu": "no multiple-choice file named mmlu",
+}
+
+
+def shift_of(scores: pl.DataFrame, choices: pl.DataFrame | None = None) -> dict[str, Any]:
+    """Performance Shift of the student from a score table: ROUGE-L recall on forget, forget_500 and retain.
+
+    choices: accuracies; only a file named mmlu is the part mmlu. Any other is shown under `stand_ins`, outside the sum.
+    `reasons` says why each missing part is missing.
+    """
 
     def column(model: str) -> dict[str, float | None]:
         chosen = scores.filter(
@@ -97,4 +116,17 @@ def shift_of(scores: pl.DataFrame) -> dict[str, Any]:
         )
         return dict(zip(chosen["file"], chosen["mean"], strict=True))
 
-    return performance_shift(column("base"), column("student"))
+    def accuracy(model: str) -> dict[str, float]:
+        chosen = None if choices is None else choices.filter(pl.col("model") == model)
+        return {} if chosen is None else dict(zip(chosen["file"], chosen["mean"], strict=True))
+
+    before, after = accuracy("base"), accuracy("student")
+    shift = performance_shift(
+        {**column("base"), "mmlu": before.get("mmlu")}, {**column("student"), "mmlu": after.get("mmlu")}
+    )
+    others = [file for file in after if file != "mmlu" and file in before]
+    return {
+        **shift,
+        "reasons": {part: NOT_MEASURED[part] for part in shift["not_measured"]},
+        "stand_ins": {file: {"stands_for": "mmlu", "part": after[file] - before[file]} for file in others},
+    }
