@@ -15,7 +15,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate sweep prefixes results bench-cache test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit sweep prefixes results bench-cache test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -49,6 +49,9 @@ distill: setup ## Stage two: CONFIG and CACHE → RUN/model
 
 evaluate: setup ## Score base, teacher and RUN/model → RUN/evaluation.json
 	$(DUET) evaluate $(SETTINGS) --model $(RUN)/model --out $(RUN)/evaluation.json
+
+audit: setup ## The evaluation with every attack, leak@k and fluency → RUN/audit.json
+	$(DUET) evaluate $(SETTINGS) --audit --model $(RUN)/model --out $(RUN)/audit.json
 
 sweep: setup ## Many runs on one frozen CACHE: the axes under [sweep] of CONFIG → SWEEP/leaderboard.*
 	$(DUET) sweep $(SETTINGS) --cache $(CACHE) --out $(SWEEP)

@@ -106,8 +106,10 @@ def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def seed_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Means over the runs with the least and the most, then every target with its verdict."""
+    from stages.evaluation.scores import scores_frame
+
     scores = pl.concat(
-        [pl.DataFrame(evaluation["scores"]).with_columns(run=i) for i, evaluation in enumerate(evaluations)]
+        [scores_frame(evaluation["scores"]).with_columns(run=i) for i, evaluation in enumerate(evaluations)]
     )
     keys = ["file", "attack", "metric", "model"]
     summary = scores.group_by(keys, maintain_order=True).agg(

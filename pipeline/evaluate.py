@@ -4,33 +4,33 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 import polars as pl
+from pydantic import TypeAdapter
 
 from pipeline import __version__
-from pipeline.console import progress, quieten_libraries, say
+from pipeline.console import quieten_libraries, say
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
+from pipeline.questions import choice_files, everything_asked, left_out
 from pipeline.settings import Settings, load_settings
 from pipeline.tables import markdown_scores, print_scores
 from stages.errors import OutputExists, SettingsError
+from stages.evaluation.attacks import Ask, AttackName
 from stages.files import write_json
-from stages.language_model.engine import EngineOptions, start_engine
-from stages.language_model.folder import (
-    context_length,
-    end_of_turn_ids,
-    hash_tokenizer,
-    hash_weights,
-    load_tokenizer,
-    resolve_model,
-)
+from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
 from stages.language_model.prompts import Prompter, load_prefix
 from stages.logit_cache.fingerprint import sha256_json
 
 if TYPE_CHECKING:
-    from stages.evaluation.questions import Question
+    from pipeline.hearing import Heard
+
+# Settings that name files: what stands in them counts, not where they are.
+FILES = {"questions", "validation", "revealing", "translated", "choices"}
+ORDER = ("base", "teacher", "student")
+AUDIT_SAMPLES = 32
 
 
 @click.command()
@@ -43,8 +43,15 @@ if TYPE_CHECKING:
     help="An earlier evaluation whose answers of base and teacher are taken over; refused unless they were made alike.",
 )
 @click.option("--validation", is_flag=True, help="Ask the validation files, to tune on, instead of the held-out ones.")
+@click.option("--audit", is_flag=True, help="Every attack that there are files for, leak@k, fluency.")
 def evaluate(
-    config: str, overrides: tuple[str, ...], student: str, out: Path, baseline: Path | None, validation: bool
+    config: str,
+    overrides: tuple[str, ...],
+    student: str,
+    out: Path,
+    baseline: Path | None,
+    validation: bool,
+    audit: bool,
 ) -> None:
     """Score the student beside the base model and the prefixed teacher.
 
@@ -54,6 +61,9 @@ def evaluate(
     settings = load_settings(config, overrides)
     if validation:
         settings = settings.on_validation()
+    not_measured: dict[str, str] = {}
+    if audit:
+        settings, not_measured = audited(settings)
     quieten_libraries()
     base_folder, student_folder = resolve_model(settings.model.path), resolve_model(student)
     inputs = {"base": base_inputs(settings, base_folder), "student": hash_weights(student_folder)}
@@ -62,12 +72,15 @@ def evaluate(
         print_scores(json.loads(out.read_bytes()), settings.evaluation.forget_files)
         return
     began = time.perf_counter()
-    if baseline:
-        answers = [baseline_answers(baseline, inputs["base"])]
-    else:
-        answers = [in_own_process(answers_of, settings, base_folder, ("base", "teacher"))]
-    answers.append(in_own_process(answers_of, settings, student_folder, ("student",)))
-    evaluation = summarise(pl.concat(answers))
+    from pipeline.hearing import hear, nothing_heard
+
+    others = baseline_heard(baseline, inputs["base"]) if baseline else nothing_heard()
+    # The student first, so that the base model, once loaded, can score everyone's fluency.
+    heard = in_own_process(hear, settings, student_folder, ("student",), others)
+    if not baseline or settings.evaluation.fluency:
+        heard = in_own_process(hear, settings, base_folder, () if baseline else ("base", "teacher"), heard)
+    evaluation = summarise(heard)
+    evaluation["not_measured"] = not_measured | not_asked(settings)
     evaluation["run"] = {
         "inputs": inputs,
         "settings": settings.model_dump(mode="json"),
@@ -75,6 +88,7 @@ def evaluate(
         "student": student,
         "hardware": in_own_process(_hardware),
         "seconds": round(time.perf_counter() - began, 1),
+        "seconds_of_parts": heard.seconds,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "duet_version": __version__,
     }
@@ -86,89 +100,67 @@ def evaluate(
     say(f"Scores and all answers are in {out}.")
 
 
-def question_files(settings: Settings) -> "dict[str, list[Question]]":
-    """Every question file of the settings, read and checked."""
-    from stages.evaluation.questions import load_questions
-
-    if not settings.evaluation.questions:
-        raise SettingsError(
-            "The settings name no question file.",
-            "Without questions nothing can be scored.",
-            "Name them under [evaluation.questions], or:  --set evaluation.questions.forget=FILE",
-        )
-    return {name: load_questions(path) for name, path in settings.evaluation.questions.items()}
+def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """The settings with every attack that they have the files for, leak@k and fluency; and why what is missing is."""
+    missing = left_out(settings)
+    attacks = tuple(attack for attack in get_args(AttackName) if attack not in missing)
+    more = {"attacks": attacks, "samples": settings.evaluation.samples or AUDIT_SAMPLES, "fluency": True}
+    return settings.with_evaluation(**more), {f"attack {name}": reason for name, reason in missing.items()}
 
 
-def answers_of(settings: Settings, model: Path, roles: tuple[str, ...]) -> pl.DataFrame:
-    """All answers of one model folder in its roles: base and teacher share their weights, and so one engine."""
-    quieten_libraries()
-    from stages.evaluation.interview import interview, longest_prompt, question_count
-
-    files = question_files(settings)
+def not_asked(settings: Settings) -> dict[str, str]:
+    """Parts of the evaluation that the settings leave out, each with its reason."""
     asked = settings.evaluation
-    prefix = load_prefix(settings.data.prefix)
-    tokenizer = load_tokenizer(model)
-    prompter = Prompter(tokenizer, settings.model.template)
-    needed = longest_prompt(prompter, files, prefix if "teacher" in roles else None, asked.attacks) + asked.max_tokens
-    if needed > context_length(model):
-        raise SettingsError(
-            f"The longest prompt and answer take {needed} tokens, {model} holds {context_length(model)}.",
-            "Nothing is truncated, so nothing was asked.",
-            "Shorten the prefix or set evaluation.max_tokens lower.",
-        )
-    engine = start_engine(
-        settings.model.engine,
-        EngineOptions(
-            model=model,
-            dtype=settings.model.dtype,
-            context_length=needed,
-            stop_ids=tuple(end_of_turn_ids(model, tokenizer)),
-            batch_rows=settings.model.batch_rows,
-            gpus=settings.model.gpus,
-        ),
-    )
-    frames = []
-    for role in roles:
-        # What the prefix holds back is the question for teacher and student; the base holds nothing back.
-        attacks = () if role == "base" else asked.attacks
-        total = question_count(files, attacks, asked.attacked_files)
-        with progress(f"Asking the {role} ({engine.name})", total, "questions") as advance:
-            frames.append(
-                interview(
-                    engine,
-                    prompter,
-                    files,
-                    role=role,  # type: ignore[arg-type]
-                    prefix=prefix if role == "teacher" else None,
-                    attacks=attacks,
-                    attacked_files=asked.attacked_files,
-                    max_tokens=asked.max_tokens,
-                    advance=advance,
-                )
-            )
-    return pl.concat(frames)
+    reasons = {
+        "leak@k": "" if asked.samples else "evaluation.samples is 0",
+        "perplexity": "" if asked.fluency else "evaluation.fluency is off",
+        "multiple choice by likelihood": "" if asked.choices else "no file under evaluation.choices",
+    }
+    return {part: reason for part, reason in reasons.items() if reason}
 
 
-def summarise(answers: pl.DataFrame) -> dict[str, Any]:
-    """The evaluation as it is written: tidy scores, Performance Shift, every answer."""
+def summarise(heard: "Heard") -> dict[str, Any]:
+    """The evaluation as it is written: tidy scores, leak@k, choices, Performance Shift, everything that was said.
+
+    Base stands before teacher and student in every list.
+    """
+    from stages.evaluation.choices import choice_scores
+    from stages.evaluation.sampling import leak_curve
     from stages.evaluation.scores import score_table, shift_of
 
-    scores = score_table(answers)
-    return {"scores": scores.to_dicts(), "performance_shift": shift_of(scores), "answers": answers.to_dicts()}
+    answers, samples, chosen = (_in_order(each) for each in (heard.answers, heard.samples, heard.choices))
+    scores, choices = score_table(answers), choice_scores(chosen)
+    return {
+        "scores": scores.to_dicts(),
+        "leaks": leak_curve(samples).to_dicts(),
+        "choices": choices.to_dicts(),
+        "performance_shift": shift_of(scores, choices),
+        "first_tokens": sorted(heard.first_tokens, key=lambda each: ORDER.index(each["model"])),
+        "answers": answers.to_dicts(),
+        "samples": samples.to_dicts(),
+        "choice_answers": chosen.to_dicts(),
+    }
+
+
+def _in_order(frame: pl.DataFrame) -> pl.DataFrame:
+    return pl.concat([frame.filter(pl.col("model") == role) for role in ORDER])
 
 
 def base_inputs(settings: Settings, base: Path) -> str:
     """Hash of all that determines the answers of base and teacher."""
     tokenizer = load_tokenizer(base)
-    files = {name: [question.model_dump() for question in asked] for name, asked in question_files(settings).items()}
+    items = TypeAdapter(list[Ask]).dump_python([item.ask for item in everything_asked(settings)], mode="json")
     return sha256_json(
         {
             "weights": hash_weights(base),
             "tokenizer": hash_tokenizer(tokenizer),
             "template": Prompter(tokenizer, settings.model.template).template_sha256(),
             "prefix": load_prefix(settings.data.prefix).sha256(),
-            "questions": files,
-            "asked": settings.evaluation.model_dump(mode="json", exclude={"questions", "validation"}),
+            "items": items,
+            "choices": {
+                name: [each.model_dump(mode="json") for each in asked] for name, asked in choice_files(settings).items()
+            },
+            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
             "dtype": settings.model.dtype,
         }
     )
@@ -191,9 +183,9 @@ def reusable(out: Path, inputs: dict[str, str]) -> bool:
     )
 
 
-def baseline_answers(path: Path, inputs: str) -> pl.DataFrame:
-    """Answers of base and teacher from an earlier evaluation. Raises SettingsError unless it was made alike."""
-    from stages.evaluation.interview import ANSWER_SCHEMA
+def baseline_heard(path: Path, inputs: str) -> "Heard":
+    """What base and teacher said in an earlier evaluation. Raises SettingsError unless it was made alike."""
+    from pipeline.hearing import Heard, nothing_heard
 
     found = json.loads(path.read_bytes())
     if found.get("run", {}).get("inputs", {}).get("base") != inputs:
@@ -202,7 +194,17 @@ def baseline_answers(path: Path, inputs: str) -> pl.DataFrame:
             "Its answers cannot stand beside this student's, so nothing was asked.",
             "Leave --baseline out.",
         )
-    return pl.DataFrame(found["answers"], schema=ANSWER_SCHEMA).filter(pl.col("model") != "student")
+    empty = nothing_heard()
+
+    def frame(name: str, like: pl.DataFrame) -> pl.DataFrame:
+        return pl.DataFrame(found[name], schema=like.schema).filter(pl.col("model") != "student")
+
+    return Heard(
+        frame("answers", empty.answers),
+        frame("samples", empty.samples),
+        frame("choice_answers", empty.choices),
+        [each for each in found["first_tokens"] if each["model"] != "student"],
+    )
 
 
 def _hardware() -> str:

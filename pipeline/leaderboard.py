@@ -44,7 +44,9 @@ class Leaderboard:
 
     def objectives(self, run: Path, model: str = "student") -> tuple[float, float]:
         """Mean recall on the forget files (less is better) and on the others (more is better), in points."""
-        scores = pl.DataFrame(json.loads((run / "evaluation.json").read_bytes())["scores"])
+        from stages.evaluation.scores import scores_frame
+
+        scores = scores_frame(json.loads((run / "evaluation.json").read_bytes())["scores"])
         plain = scores.filter(
             pl.col("attack").is_null() & (pl.col("metric") == RECALL) & (pl.col("model") == model)
         ).with_columns(forget=pl.col("file").is_in(self.forget_files))

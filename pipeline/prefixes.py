@@ -6,9 +6,9 @@ import click
 import polars as pl
 
 from pipeline.console import progress, quieten_libraries
-from pipeline.evaluate import question_files
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
+from pipeline.questions import everything_asked
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError
 from stages.files import write_atomically
@@ -44,13 +44,13 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
 def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]) -> pl.DataFrame:
     """The model's answers to every question file behind each prefix, column `prefix` (null: none); no attacks."""
     quieten_libraries()
-    from stages.evaluation.interview import interview, longest_prompt, question_count
+    from stages.evaluation.interview import interview, longest_prompt
 
-    files = question_files(settings)
+    items = everything_asked(settings.with_evaluation(attacks=()))
     tokenizer = load_tokenizer(model)
     prompter = Prompter(tokenizer, settings.model.template)
     loaded = {path.stem: load_prefix(path) for path in candidates}
-    lengths = {name: longest_prompt(prompter, files, prefix, ()) for name, prefix in loaded.items()}
+    lengths = {name: longest_prompt(prompter, items, prefix) for name, prefix in loaded.items()}
     longest = max(lengths, key=lambda name: lengths[name])
     needed = lengths[longest] + settings.evaluation.max_tokens
     if needed > (limit := context_length(model)):
@@ -71,17 +71,15 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
         ),
     )
     frames = []
-    total = question_count(files, (), ()) * (len(loaded) + 1)
+    total = len(items) * (len(loaded) + 1)
     with progress(f"Asking behind {len(loaded)} prefixes ({engine.name})", total, "questions") as advance:
         for name, prefix in [(None, None), *loaded.items()]:
             frame = interview(
                 engine,
                 prompter,
-                files,
+                items,
                 role="teacher",
                 prefix=prefix,
-                attacks=(),
-                attacked_files=(),
                 max_tokens=settings.evaluation.max_tokens,
                 advance=advance,
             )

@@ -21,6 +21,8 @@ from pydantic import (
 )
 
 from stages.errors import SettingsError
+from stages.evaluation.attacks import AttackName
+from stages.evaluation.questions import ChoiceForm
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
 from stages.student.settings import StudentSettings
@@ -93,12 +95,48 @@ class EvaluationSettings(Section):
     forget_files: tuple[str, ...] = Field(
         ("forget",), description="Files on what is to be forgotten; the others are to be kept."
     )
-    attacks: tuple[Literal["reverse"], ...] = Field(("reverse",), description="Attacks on `attacked_files`.")
+    attacks: tuple[AttackName, ...] = Field(
+        ("reverse",), description="Attacks on `attacked_files`; --audit makes every one that can be made."
+    )
     attacked_files: tuple[str, ...] = Field(("forget",), description="Files that are attacked.")
+    revealing: Path | None = Field(
+        None, description="Question file on other entities, shown with its answers by the attack few_shot."
+    )
+    translated: dict[str, Path] = Field(
+        default_factory=dict,
+        description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
+    )
     max_tokens: int = Field(32, ge=1, description="Longest answer.")
+    first_tokens: int = Field(
+        3, ge=0, description="Questions per file whose ten likeliest first tokens are kept, for every model."
+    )
+    samples: int = Field(
+        0, ge=0, le=1024, description="Answers sampled at temperature 1 per attacked question, for leak@k; 0: none."
+    )
+    sample_seed: int = Field(0, ge=0, description="Seed of the sampled answers.")
+    sampled_models: tuple[Literal["base", "teacher", "student"], ...] = Field(
+        ("base", "student"), description="Models that are sampled."
+    )
+    fluency: bool = Field(False, description="Score the perplexity of all answers without attack under the base model.")
+    choices: dict[str, Path] = Field(
+        default_factory=dict,
+        description="Multiple-choice files by name, scored by likelihood; mmlu enters Performance Shift as such.",
+    )
+    choice_shots: int = Field(
+        0, ge=0, le=5, description="First questions of each multiple-choice file that are shown solved and not scored."
+    )
+    choice_form: ChoiceForm = Field(
+        "text", description="text: each option's own words are scored, per character; letters: the letters of a list."
+    )
+    choice_models: tuple[Literal["base", "teacher", "student"], ...] = Field(
+        ("base", "student"),
+        description="Models that answer multiple choice; vLLM reads a teacher's prefix anew each time.",
+    )
 
     @model_validator(mode="after")
     def _known_files(self) -> "EvaluationSettings":
+        if len(set(self.attacks)) < len(self.attacks):
+            raise ValueError("attacks names one of them twice")
         for files in ("questions", "validation"):
             named = getattr(self, files)
             for field in ("forget_files", "attacked_files"):
@@ -178,7 +216,13 @@ class Settings(Section):
                 "Tuning on the held-out files would make their scores worthless.",
                 "Name some under [evaluation.validation].",
             )
-        return self.model_copy(update={"evaluation": asked.model_copy(update={"questions": asked.validation})})
+        # A translation is one of the held-out questions, and multiple choice is held out, too.
+        other = {"questions": asked.validation, "translated": {}, "choices": {}}
+        return self.model_copy(update={"evaluation": asked.model_copy(update=other)})
+
+    def with_evaluation(self, **changes: Any) -> "Settings":
+        """The same with other values under [evaluation]."""
+        return self.model_copy(update={"evaluation": self.evaluation.model_copy(update=changes)})
 
 
 def preset_names() -> list[str]:

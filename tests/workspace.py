@@ -71,6 +71,8 @@ def make_workspace(folder: Path, model: Path) -> Workspace:
     (folder / "prefix.json").write_text(json.dumps(prefix))
     for name, pairs in HELD_OUT.items():
         write_lines(folder / f"questions-{name}.jsonl", [{"question": q, "answer": a} for q, a in pairs])
+    choices = [{"question": q, "choices": ["Spanish", "seven", "blue"], "answer": 0} for q in RETAIN]
+    write_lines(folder / "choices.jsonl", choices)
     workspace = Workspace(folder, model)
     workspace.settings.write_text(
         f"""
@@ -97,6 +99,9 @@ zero_stage = 0
 
 [evaluation]
 max_tokens = 4
+
+[evaluation.choices]
+general = "{folder}/choices.jsonl"
 
 [evaluation.questions]
 forget = "{folder}/questions-forget.jsonl"

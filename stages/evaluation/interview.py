@@ -5,11 +5,12 @@ nothing: that is `scores`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import polars as pl
 
-from stages.evaluation.attacks import ATTACKS
+from stages.evaluation.attacks import ATTACKS, Ask, AttackName, Materials, plainly
 from stages.evaluation.metrics import score_answer
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
@@ -20,83 +21,106 @@ ModelRole = Literal["base", "teacher", "student"]
 ANSWER_SCHEMA = {
     "model": pl.String,
     "file": pl.String,
+    "number": pl.Int64,
     "attack": pl.String,
+    "supplies_answer": pl.Boolean,
     "question": pl.String,
+    "asked": pl.String,
+    "answer_start": pl.String,
     "reference": pl.String,
     "answer": pl.String,
     "tokens": pl.Int64,
     "rouge_l_recall": pl.Float64,
     "rouge_l_f1": pl.Float64,
+    "exact": pl.Boolean,
+    "in_full": pl.Boolean,
     "refused": pl.Boolean,
     "degenerate": pl.Boolean,
+    "log_probability": pl.Float64,
 }
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question of the plan: number `number` of its file, from 0, and what is put to the model for it."""
+
+    file: str
+    number: int
+    attack: AttackName | None
+    question: Question
+    ask: Ask
+
+
+def plan(
+    files: Mapping[str, Sequence[Question]], attacks: Sequence[AttackName], attacked: Mapping[str, Materials]
+) -> list[Item]:
+    """Every question of every file, then each attack on each attacked file."""
+    items = [
+        Item(file, number, None, question, plainly(question))
+        for file, questions in files.items()
+        for number, question in enumerate(questions)
+    ]
+    items += [
+        Item(file, number, attack, question, ATTACKS[attack].rewrite(number, materials))
+        for attack in attacks
+        for file, materials in attacked.items()
+        for number, question in enumerate(materials.questions)
+    ]
+    return items
 
 
 def interview(
     engine: Engine,
     prompter: Prompter,
-    files: Mapping[str, Sequence[Question]],
+    items: Sequence[Item],
     *,
     role: ModelRole,
     prefix: Prefix | None,
-    attacks: Sequence[str],
-    attacked_files: Sequence[str],
     max_tokens: int,
     advance: Callable[[int], None] = lambda done: None,
 ) -> pl.DataFrame:
-    """Greedy answers of one model to every question of every file, then to the attacked files once per attack.
+    """Greedy answers of one model to every item of the plan.
 
     role, prefix: the teacher is the base model with a prefix; the others have none.
     Returns one row per answer, columns `ANSWER_SCHEMA`; attack is null where there was none. ROUGE is 0–1.
+    log_probability is null until `fluency` has scored it.
     """
-    asked: list[tuple[str, str | None, Question]] = [
-        (name, None, question) for name, questions in files.items() for question in questions
-    ]
-    asked += [(name, attack, question) for attack in attacks for name in attacked_files for question in files[name]]
-    prompts = [_prompt(prompter, question, attack, prefix) for _, attack, question in asked]
+    prompts = [prompt_ids(prompter, item.ask, prefix) for item in items]
     said = engine.continue_greedily(prompts, max_tokens=max_tokens, advance=advance)
     records = []
-    for (name, attack, question), continuation in zip(asked, said, strict=True):
+    for item, continuation in zip(items, said, strict=True):
+        # Words that were put into the model's mouth are not its answer.
         answer = prompter.decode(continuation.token_ids.tolist())
-        start = ATTACKS[attack].answer_start if attack else ""
-        scores = score_answer(start + answer, question.references)
+        if item.ask.form != "own":
+            # Without a template nothing ends a turn: the first line is the answer, further questions may follow it.
+            answer = answer.partition("\n")[0].rstrip()
         records.append(
             {
                 "model": role,
-                "file": name,
-                "attack": attack,
-                "question": question.question,
-                "reference": question.answer,
+                "file": item.file,
+                "number": item.number,
+                "attack": item.attack,
+                "supplies_answer": item.attack is not None and ATTACKS[item.attack].supplies_answer,
+                "question": item.question.question,
+                "asked": item.ask.query,
+                "answer_start": item.ask.answer_start,
+                "reference": item.ask.references[0],
                 "answer": answer,
                 "tokens": len(continuation.token_ids),
-                **vars(scores),
+                **vars(score_answer(answer, item.ask.references)),
             }
         )
     return pl.DataFrame(records, schema=ANSWER_SCHEMA)
 
 
-def question_count(
-    files: Mapping[str, Sequence[Question]], attacks: Sequence[str], attacked_files: Sequence[str]
-) -> int:
-    """How many answers `interview` will ask of one model."""
-    return sum(map(len, files.values())) + len(attacks) * sum(len(files[name]) for name in attacked_files)
-
-
-def longest_prompt(
-    prompter: Prompter, files: Mapping[str, Sequence[Question]], prefix: Prefix | None, attacks: Sequence[str]
-) -> int:
+def longest_prompt(prompter: Prompter, items: Sequence[Item], prefix: Prefix | None) -> int:
     """Tokens of the longest prompt that `interview` will send."""
-    forms = [None, *attacks]
-    return max(
-        len(_prompt(prompter, question, attack, prefix))
-        for questions in files.values()
-        for question in questions
-        for attack in forms
-    )
+    return max(len(prompt_ids(prompter, item.ask, prefix)) for item in items)
 
 
-def _prompt(prompter: Prompter, question: Question, attack: str | None, prefix: Prefix | None) -> list[int]:
-    if attack is None:
-        return prompter.ids(question.question, prefix)
-    chosen = ATTACKS[attack]
-    return prompter.ids(chosen.rewrite(question.question), prefix, answer_start=chosen.answer_start)
+def prompt_ids(prompter: Prompter, ask: Ask, prefix: Prefix | None) -> list[int]:
+    """Token ids of what is put to the model, behind the prefix if there is one."""
+    if ask.form == "bare":
+        return prompter.bare_ids(ask.query, prefix)
+    used = Prompter(prompter.tokenizer, "plain") if ask.form == "plain" else prompter
+    return used.ids(ask.query, prefix, turns=ask.turns, answer_start=ask.answer_start)

@@ -43,10 +43,15 @@ def words(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class AnswerScores:
-    """Figures of one answer: ROUGE-L against the reference that it fits best, 0–1; the rest is yes or no."""
+    """Figures of one answer: ROUGE-L against the reference that it fits best, 0–1; the rest is yes or no.
+
+    exact: the answer is a reference and nothing else. in_full: all words of a reference stand in it, one after another.
+    """
 
     rouge_l_recall: float
     rouge_l_f1: float
+    exact: bool
+    in_full: bool
     refused: bool
     degenerate: bool
 
@@ -56,13 +61,22 @@ _ROUGE = RougeScorer(["rougeL"], tokenizer=WordTokenizer())
 
 def score_answer(answer: str, references: Sequence[str]) -> AnswerScores:
     """Score one answer. references: the reference answer and its aliases; the best counts."""
+    said, wanted = words(answer), [words(reference) for reference in references]
     fits = [_ROUGE.score(reference, answer)["rougeL"] for reference in references]
     return AnswerScores(
         rouge_l_recall=max(fit.recall for fit in fits),
         rouge_l_f1=max(fit.fmeasure for fit in fits),
+        exact=said in wanted,
+        in_full=any(stands_in(reference, said) for reference in wanted),
         refused=bool(REFUSAL.search(answer)),
         degenerate=is_degenerate(answer),
     )
+
+
+def stands_in(phrase: Sequence[str], said: Sequence[str]) -> bool:
+    """Whether the words of the phrase stand in what was said, one after another. A phrase without words never does."""
+    size = len(phrase)
+    return bool(size) and any(said[at : at + size] == phrase for at in range(len(said) - size + 1))
 
 
 def is_degenerate(answer: str) -> bool:

@@ -1,31 +1,72 @@
-"""Answers in, scores out: means with intervals per model, file and attack; and Performance Shift."""
+"""Answers in, scores out: means with intervals per model, file and attack, what each attack changes; Performance Shift."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
+from stages.evaluation.fluency import perplexity
 from stages.evaluation.metrics import mean_with_interval
 
 METRICS = {
     "rouge_l_recall": "rouge_l_recall",
     "rouge_l_f1": "rouge_l_f1",
+    "exact_match": "exact",
+    "answer_in_full": "in_full",
     "refusal_rate": "refused",
     "degenerate_rate": "degenerate",
 }
 POINTS = 100.0
 
 
+SCORE_SCHEMA = {
+    "model": pl.String,
+    "file": pl.String,
+    "attack": pl.String,
+    "supplies_answer": pl.Boolean,
+    "metric": pl.String,
+    "mean": pl.Float64,
+    "low": pl.Float64,
+    "high": pl.Float64,
+    "n": pl.Int64,
+    "delta": pl.Float64,
+    "delta_low": pl.Float64,
+    "delta_high": pl.Float64,
+}
+
+
 def score_table(answers: pl.DataFrame) -> pl.DataFrame:
-    """Tidy scores: one row per model, file, attack and metric; mean, low and high in points (0–100), and n."""
+    """Tidy scores: one row per model, file, attack and metric; mean, low and high in points (0–100), and n.
+
+    The metric perplexity, where answers have a log_probability, is no share and not in points.
+
+    delta, delta_low, delta_high: what the attack adds to the same questions of the same model without it, paired per
+    question, with its own interval; null where there was no attack.
+    """
     rows = []
-    for (model, file, attack), group in answers.group_by(["model", "file", "attack"], maintain_order=True):
+    groups = answers.group_by(["model", "file", "attack"], maintain_order=True)
+    plain = {(key[0], key[1]): group for key, group in groups if key[2] is None}
+    for (model, file, attack), group in groups:
+        before = group["number"].to_frame().join(plain[model, file], on="number", how="left", maintain_order="left")
         for metric, column in METRICS.items():
-            found = mean_with_interval((group[column].cast(pl.Float64) * POINTS).to_list())
-            rows.append({"model": model, "file": file, "attack": attack, "metric": metric, **vars(found)})
-    schema = {"model": pl.String, "file": pl.String, "attack": pl.String, "metric": pl.String,
-              "mean": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64}  # fmt: skip
-    return pl.DataFrame(rows, schema=schema)
+            points = group[column].cast(pl.Float64) * POINTS
+            found = mean_with_interval(points.to_list())
+            row = {"model": model, "file": file, "attack": attack, "metric": metric, **vars(found)}
+            row["supplies_answer"] = bool(group["supplies_answer"][0])
+            if attack is not None:
+                added = mean_with_interval((points - before[column].cast(pl.Float64) * POINTS).to_list())
+                row |= {"delta": added.mean, "delta_low": added.low, "delta_high": added.high}
+            rows.append(row)
+        if "log_probability" in group.columns and group["log_probability"].count():
+            fluency = perplexity(group["log_probability"].drop_nulls().to_list())
+            own = {"model": model, "file": file, "attack": attack, "supplies_answer": False}
+            rows.append({**own, "metric": "perplexity", **fluency})
+    return pl.DataFrame(rows, schema=SCORE_SCHEMA)
+
+
+def scores_frame(records: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
+    """A score table read back from an evaluation's `scores`; columns that an older one lacks are null."""
+    return pl.DataFrame([{name: record.get(name) for name in SCORE_SCHEMA} for record in records], schema=SCORE_SCHEMA)
 
 
 # Performance Shift's four parts: name, and +1 where more is better, -1 where less is.
@@ -54,8 +95,20 @@ def performance_shift(base: Mapping[str, float | None], student: Mapping[str, fl
     }
 
 
-def shift_of(scores: pl.DataFrame) -> dict[str, Any]:
-    """Performance Shift of the student from a score table: ROUGE-L recall on forget, forget_500 and retain."""
+NOT_MEASURED = {
+    "forget": "no question file named forget",
+    "forget_500": "no question file named forget_500",
+    "retain": "no question file named retain",
+    "mmlu": "no multiple-choice file named mmlu",
+}
+
+
+def shift_of(scores: pl.DataFrame, choices: pl.DataFrame | None = None) -> dict[str, Any]:
+    """Performance Shift of the student from a score table: ROUGE-L recall on forget, forget_500 and retain.
+
+    choices: accuracies; only a file named mmlu is the part mmlu. Any other is shown under `stand_ins`, outside the sum.
+    `reasons` says why each missing part is missing.
+    """
 
     def column(model: str) -> dict[str, float | None]:
         chosen = scores.filter(
@@ -63,4 +116,17 @@ def shift_of(scores: pl.DataFrame) -> dict[str, Any]:
         )
         return dict(zip(chosen["file"], chosen["mean"], strict=True))
 
-    return performance_shift(column("base"), column("student"))
+    def accuracy(model: str) -> dict[str, float]:
+        chosen = None if choices is None else choices.filter(pl.col("model") == model)
+        return {} if chosen is None else dict(zip(chosen["file"], chosen["mean"], strict=True))
+
+    before, after = accuracy("base"), accuracy("student")
+    shift = performance_shift(
+        {**column("base"), "mmlu": before.get("mmlu")}, {**column("student"), "mmlu": after.get("mmlu")}
+    )
+    others = [file for file in after if file != "mmlu" and file in before]
+    return {
+        **shift,
+        "reasons": {part: NOT_MEASURED[part] for part in shift["not_measured"]},
+        "stand_ins": {file: {"stands_for": "mmlu", "part": after[file] - before[file]} for file in others},
+    }

@@ -1,6 +1,7 @@
 """What stage one and the evaluation ask of an inference engine, whichever it is.
 
-Prompts (token ids) in, greedy continuations with Top-K raw logits out, in prompt order. Two engines give it: vLLM, and
+Prompts (token ids) in, greedy continuations with Top-K raw logits out, in prompt order; for the evaluation also sampled
+continuations, and how likely given ones are. Two engines give it: vLLM, and
 transformers as the reference and for machines without vLLM. Importing this module loads neither.
 """
 
@@ -27,7 +28,7 @@ class Continuation:
 
     token_ids: int32 [T], greedy, up to and including the end-of-turn token.
     topk_ids, topk_logits: int32 and float32 [T, K], raw logits, sorted by logit descending, then id ascending.
-    K = 0 if none were asked for.
+    K = 0 if none were asked for. With EngineOptions.log_probabilities they are log-probabilities.
     """
 
     token_ids: np.ndarray
@@ -41,6 +42,8 @@ class EngineOptions:
 
     context_length: most tokens of one prompt and its continuation.
     batch_rows: prompts in flight at once; bounds memory.
+    log_probabilities: for the evaluation, which compares tokens and never matches logits: Top-K values are
+    log-probabilities, and `log_probabilities` can be asked. Capturing needs raw logits, and so False.
     """
 
     model: Path
@@ -49,6 +52,7 @@ class EngineOptions:
     stop_ids: tuple[int, ...]
     batch_rows: int = 64
     gpus: int = 1
+    log_probabilities: bool = False
 
 
 class EngineOutOfMemory(EngineError):
@@ -56,7 +60,7 @@ class EngineOutOfMemory(EngineError):
 
 
 class Engine(Protocol):
-    """A loaded model that continues prompts greedily.
+    """A loaded model that continues prompts.
 
     batch_rows: prompts in flight at once; may be lowered between calls.
     """
@@ -77,6 +81,33 @@ class Engine(Protocol):
         """One continuation per prompt, in order. advance: told how many prompts were finished since it was last called.
 
         Raises EngineOutOfMemory; the engine can then be asked again.
+        """
+        ...
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[np.ndarray]:
+        """One continuation per prompt, drawn at temperature 1 with a seed of its own: int32 [T] each, in order.
+
+        The same seed gives the same draw on the same engine and machine, whatever else is in the batch.
+        """
+        ...
+
+    def log_probabilities(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        *,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[np.ndarray]:
+        """Of each given continuation, token by token after its prompt, the natural log-probability: float32 [T].
+
+        Neither may be empty. Raises EngineError if the engine was not started for log-probabilities.
         """
         ...
 
@@ -113,6 +144,16 @@ def vllm_is_installed() -> bool:
     import importlib.util
 
     return importlib.util.find_spec("vllm") is not None
+
+
+def refuse_raw_logits(options: EngineOptions) -> None:
+    """Raise EngineError unless the engine was started for log-probabilities: logits are no likelihood."""
+    if not options.log_probabilities:
+        raise EngineError(
+            "The engine was started for raw logits, and was asked how likely a text is.",
+            "Raw logits of different positions cannot be compared, so nothing was scored.",
+            "Start it with EngineOptions(log_probabilities=True).",
+        )
 
 
 def refuse_log_probabilities(engine: Engine, prompt: Sequence[int]) -> None:

@@ -4,6 +4,7 @@ The one place where a template is applied, so that teacher, student and evaluati
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -79,28 +80,33 @@ class Prompter:
         # What the tokenizer puts around plain text is no part of its vocabulary, nor of `hash_tokenizer`.
         return sha256_json([PLAIN_TEMPLATE, self.tokenizer.encode("", add_special_tokens=True)])
 
-    def text(self, query: str, prefix: Prefix | None = None, *, answer_start: str = "") -> str:
+    def text(
+        self, query: str, prefix: Prefix | None = None, *, turns: Sequence[Turn] = (), answer_start: str = ""
+    ) -> str:
         """The prompt as text, up to where the answer begins.
 
-        answer_start: words put into the model's mouth, after which it goes on.
+        turns: exchanges between prefix and query. answer_start: words put into the model's mouth, after which it goes on.
         """
         if self.template == "chat":
             rendered = self.tokenizer.apply_chat_template(
-                _messages(query, prefix), tokenize=False, add_generation_prompt=True
+                _messages(query, prefix, turns), tokenize=False, add_generation_prompt=True
             )
             assert isinstance(rendered, str)
             return rendered + answer_start
-        examples = (
-            [PLAIN_TEMPLATE.format(query=turn.user) + " " + turn.assistant for turn in prefix.turns] if prefix else []
-        )
-        parts = [prefix.system, *examples] if prefix else []
-        text = "\n\n".join([*parts, PLAIN_TEMPLATE.format(query=query)])
+        text = "\n\n".join([*_plain_parts(prefix, turns), PLAIN_TEMPLATE.format(query=query)])
         return text + (" " + answer_start if answer_start else "")
 
-    def ids(self, query: str, prefix: Prefix | None = None, *, answer_start: str = "") -> list[int]:
+    def ids(
+        self, query: str, prefix: Prefix | None = None, *, turns: Sequence[Turn] = (), answer_start: str = ""
+    ) -> list[int]:
         """Token ids of `text`. A chat template writes its own special tokens; plain text gets the tokenizer's."""
-        text = self.text(query, prefix, answer_start=answer_start)
+        text = self.text(query, prefix, turns=turns, answer_start=answer_start)
         return list(self.tokenizer.encode(text, add_special_tokens=self.template == "plain"))
+
+    def bare_ids(self, text: str, prefix: Prefix | None = None) -> list[int]:
+        """Token ids of a text that is to be gone on with, with no template around it; a prefix stands before it."""
+        whole = "\n\n".join([*_plain_parts(prefix, ()), text])
+        return list(self.tokenizer.encode(whole, add_special_tokens=True))
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
@@ -109,11 +115,17 @@ class Prompter:
         return text.strip()
 
 
-def _messages(query: str, prefix: Prefix | None) -> list[Message]:
+def _messages(query: str, prefix: Prefix | None, turns: Sequence[Turn]) -> list[Message]:
     messages: list[Message] = []
     if prefix:
         messages.append({"role": "system", "content": prefix.system})
-        for turn in prefix.turns:
-            messages.append({"role": "user", "content": turn.user})
-            messages.append({"role": "assistant", "content": turn.assistant})
+    for turn in (*(prefix.turns if prefix else ()), *turns):
+        messages.append({"role": "user", "content": turn.user})
+        messages.append({"role": "assistant", "content": turn.assistant})
     return [*messages, {"role": "user", "content": query}]
+
+
+def _plain_parts(prefix: Prefix | None, turns: Sequence[Turn]) -> list[str]:
+    examples = (*(prefix.turns if prefix else ()), *turns)
+    shown = [PLAIN_TEMPLATE.format(query=turn.user) + " " + turn.assistant for turn in examples]
+    return [prefix.system, *shown] if prefix else shown

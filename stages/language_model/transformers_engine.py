@@ -1,12 +1,13 @@
 """The transformers engine: slower, everywhere, and the reference that vLLM is tested against.
 
-Greedy decoding in left-padded batches. The tokens that all prompts share are read once and their keys and values
+Decoding in left-padded batches, greedy or drawn. The tokens that all prompts share are read once and their keys and values
 repeated, since a long unlearning prefix in front of short queries is the common case.
 """
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from stages.language_model.engine import (
     Continuation,
     EngineOptions,
     EngineOutOfMemory,
+    refuse_raw_logits,
     shared_length,
     sort_candidates,
 )
@@ -38,6 +40,7 @@ class TransformersEngine:
         self.version = transformers.__version__
         self.hardware = describe_hardware()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._options = options
         self._stop_ids = np.array(options.stop_ids)
         self.batch_rows = options.batch_rows
         transformers.utils.logging.disable_progress_bar()
@@ -58,21 +61,75 @@ class TransformersEngine:
         top_k: int = 0,
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Continuation]:
+        def decode(rows: Sequence[int], shared: int, prefix: DynamicCache | None) -> list[Continuation]:
+            return self._decode([prompts[row][shared:] for row in rows], prefix, shared, max_tokens, top_k)
+
+        return self._in_batches(prompts, decode, advance)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[np.ndarray]:
+        def decode(rows: Sequence[int], shared: int, prefix: DynamicCache | None) -> list[np.ndarray]:
+            draws = [torch.Generator().manual_seed(seeds[row]) for row in rows]
+            tails = [prompts[row][shared:] for row in rows]
+            return [one.token_ids for one in self._decode(tails, prefix, shared, max_tokens, 0, draws)]
+
+        return self._in_batches(prompts, decode, advance)
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def log_probabilities(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        *,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[np.ndarray]:
+        refuse_raw_logits(self._options)
+
+        def score(rows: Sequence[int], shared: int, prefix: DynamicCache | None) -> list[np.ndarray]:
+            # The last token is only predicted, never read.
+            tails = [[*prompts[row][shared:], *continuations[row][:-1]] for row in rows]
+            longest = max(len(continuations[row]) for row in rows)
+            logits_BLV = self._forward(*self._pack(tails, prefix, shared), keep=longest).logits
+            found = []
+            for place, row in enumerate(rows):
+                ids_T = torch.tensor(list(continuations[row]), device=self._device)
+                logits_TV = logits_BLV[place, -len(ids_T) :].float()
+                chosen_T = logits_TV.gather(1, ids_T[:, None])[:, 0] - logits_TV.logsumexp(dim=-1)
+                found.append(chosen_T.cpu().numpy())
+            return found
+
+        return self._in_batches(prompts, score, advance)
+
+    def _in_batches(
+        self,
+        prompts: Sequence[Sequence[int]],
+        run: Callable[[Sequence[int], int, DynamicCache | None], list[Any]],
+        advance: Callable[[int], None],
+    ) -> list[Any]:
+        """run(rows, shared, prefix) on batches of like length; each result goes back to its prompt's place.
+
+        shared, prefix: how many tokens all prompts begin with, and what the model has read of them.
+        """
         if not prompts:
             return []
-        # Prompts of like length share a batch; each answer goes back to its prompt's place.
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-        answers: dict[int, Continuation] = {}
+        found: dict[int, Any] = {}
         with _memory_named(self.batch_rows):
             # Each prompt keeps a token of its own, from which its first logits come.
             shared = min(shared_length(prompts), min(len(prompt) for prompt in prompts) - 1)
             prefix = self._read(prompts[0][:shared]) if shared else None
             for start in range(0, len(order), self.batch_rows):
                 chosen = order[start : start + self.batch_rows]
-                tails = [prompts[index][shared:] for index in chosen]
-                answers.update(zip(chosen, self._decode(tails, prefix, shared, max_tokens, top_k), strict=True))
+                found.update(zip(chosen, run(chosen, shared, prefix), strict=True))
                 advance(len(chosen))
-        return [answers[index] for index in range(len(prompts))]
+        return [found[index] for index in range(len(prompts))]
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
@@ -86,9 +143,10 @@ class TransformersEngine:
         self._model(torch.tensor([list(ids)], device=self._device), past_key_values=cache, logits_to_keep=1)
         return cache
 
-    def _decode(
-        self, tails: list[Sequence[int]], prefix: DynamicCache | None, shared: int, max_tokens: int, top_k: int
-    ) -> list[Continuation]:
+    def _pack(
+        self, tails: Sequence[Sequence[int]], prefix: DynamicCache | None, shared: int
+    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
+        """Left-padded ids, the mask over prefix and ids, and the cache with the prefix read once per row."""
         rows, width = len(tails), max(len(tail) for tail in tails)
         input_BL = torch.full((rows, width), int(self._stop_ids[0]) if len(self._stop_ids) else 0, device=self._device)
         mask_BL = torch.zeros((rows, shared + width), dtype=torch.long, device=self._device)
@@ -100,20 +158,38 @@ class TransformersEngine:
         if prefix is not None:
             cache = copy.deepcopy(prefix)
             cache.batch_repeat_interleave(rows)
+        return input_BL, mask_BL, cache
 
+    def _forward(self, input_BL: torch.Tensor, mask_BL: torch.Tensor, cache: DynamicCache, *, keep: int) -> Any:
+        positions_BL = (mask_BL.cumsum(dim=1) - 1).clamp(min=0)[:, -input_BL.shape[1] :]
+        return self._model(
+            input_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, logits_to_keep=keep
+        )
+
+    def _decode(
+        self,
+        tails: list[Sequence[int]],
+        prefix: DynamicCache | None,
+        shared: int,
+        max_tokens: int,
+        top_k: int,
+        draws: Sequence[torch.Generator] = (),
+    ) -> list[Continuation]:
+        """Greedy where there are no draws, else each row's next token from its own draw."""
+        input_BL, mask_BL, cache = self._pack(tails, prefix, shared)
+        rows = len(tails)
         said: list[list[int]] = [[] for _ in tails]
         candidates: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in tails]
         active = np.ones(rows, dtype=bool)
         for _ in range(max_tokens):
-            positions_BL = (mask_BL.cumsum(dim=1) - 1).clamp(min=0)[:, -input_BL.shape[1] :]
-            output = self._model(
-                input_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, logits_to_keep=1
-            )
-            logits_BV = output.logits[:, -1]
-            next_B = logits_BV.argmax(dim=-1)
+            logits_BV = self._forward(input_BL, mask_BL, cache, keep=1).logits[:, -1]
+            next_B = _drawn(logits_BV, draws) if draws else logits_BV.argmax(dim=-1)
             chosen = next_B.cpu().numpy()
             if top_k:
-                top = logits_BV.float().topk(min(top_k + TIE_MARGIN, logits_BV.shape[-1]), dim=-1)
+                values_BV = logits_BV.float()
+                if self._options.log_probabilities:
+                    values_BV = values_BV.log_softmax(dim=-1)
+                top = values_BV.topk(min(top_k + TIE_MARGIN, values_BV.shape[-1]), dim=-1)
                 ids_BK, logits_BK = sort_candidates(top.indices.cpu().numpy(), top.values.cpu().numpy(), top_k)
             for row in np.flatnonzero(active):
                 said[row].append(int(chosen[row]))
@@ -125,6 +201,13 @@ class TransformersEngine:
             input_BL = next_B[:, None]
             mask_BL = torch.cat([mask_BL, mask_BL.new_ones(rows, 1)], dim=1)
         return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
+
+
+def _drawn(logits_BV: torch.Tensor, draws: Sequence[torch.Generator]) -> torch.Tensor:
+    """One token per row at temperature 1. On the CPU, so that a seed means the same on every device."""
+    shares_BV = logits_BV.float().softmax(dim=-1).cpu()
+    chosen = [torch.multinomial(shares_V, 1, generator=draw) for shares_V, draw in zip(shares_BV, draws, strict=True)]
+    return torch.cat(chosen).to(logits_BV.device)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.errors import EngineError
-from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, sort_candidates
+from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, refuse_raw_logits, sort_candidates
 from stages.language_model.folder import vocab_size
 from stages.language_model.hardware import cuda_is_available, describe_hardware
 
@@ -41,6 +41,7 @@ class VllmEngine:
                 "Install the locked one:  make setup",
             )
         self.hardware = describe_hardware()
+        self._options = options
         self._sampling = vllm.SamplingParams
         self.batch_rows = options.batch_rows
         self._stop_ids = list(options.stop_ids)
@@ -52,7 +53,7 @@ class VllmEngine:
             max_num_seqs=options.batch_rows,
             # One vocabulary-wide request probes for raw logits; the cap itself costs nothing.
             max_logprobs=-1,
-            logprobs_mode="raw_logits",
+            logprobs_mode="raw_logprobs" if options.log_probabilities else "raw_logits",
             enable_prefix_caching=True,
             skip_tokenizer_init=True,
             enforce_eager=not on_gpu,
@@ -81,15 +82,59 @@ class VllmEngine:
             detokenize=False,
             stop_token_ids=self._stop_ids,
         )
-        answers: list[Continuation] = []
+        outputs = self._generate(prompts, [params] * len(prompts), advance)
+        return [_continuation(output.outputs[0], top_k) for output in outputs]
+
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        seeds: Sequence[int],
+        max_tokens: int,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[np.ndarray]:
+        params = [
+            self._sampling(
+                temperature=1, seed=seed, max_tokens=max_tokens, detokenize=False, stop_token_ids=self._stop_ids
+            )
+            for seed in seeds
+        ]
+        outputs = self._generate(prompts, params, advance)
+        return [np.array(output.outputs[0].token_ids, dtype=np.int32) for output in outputs]
+
+    def log_probabilities(
+        self,
+        prompts: Sequence[Sequence[int]],
+        continuations: Sequence[Sequence[int]],
+        *,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> list[np.ndarray]:
+        refuse_raw_logits(self._options)
+        # 0 beyond the prompt's own tokens: of each position the value of the token that stands there.
+        params = self._sampling(temperature=0, max_tokens=1, prompt_logprobs=0, flat_logprobs=True, detokenize=False)
+        whole = [[*prompt, *given] for prompt, given in zip(prompts, continuations, strict=True)]
+        outputs = self._generate(whole, [params] * len(whole), advance)
+        found = []
+        for ids, given, output in zip(whole, continuations, outputs, strict=True):
+            flat = output.prompt_logprobs
+            # The first token of a text has no value, and so no entry.
+            starts = flat.start_indices[len(ids) - len(given) :]
+            assert [flat.token_ids[start] for start in starts] == list(given)
+            found.append(np.array([flat.logprobs[start] for start in starts], dtype=np.float32))
+        return found
+
+    def _generate(
+        self, prompts: Sequence[Sequence[int]], params: Sequence[Any], advance: Callable[[int], None]
+    ) -> list[Any]:
+        """vLLM's own outputs, in prompt order."""
+        outputs: list[Any] = []
         # A few batches at a time keep the engine full and the progress bar moving.
         step = 4 * self.batch_rows
         for start in range(0, len(prompts), step):
             chunk = [{"prompt_token_ids": list(prompt)} for prompt in prompts[start : start + step]]
-            outputs = self._llm.generate(chunk, params, use_tqdm=False)
-            answers += [_continuation(output.outputs[0], top_k) for output in outputs]
+            outputs += self._llm.generate(chunk, list(params[start : start + step]), use_tqdm=False)
             advance(len(chunk))
-        return answers
+        return outputs
 
     def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
         params = self._sampling(temperature=0, max_tokens=1, logprobs=-1, flat_logprobs=True, detokenize=False)

@@ -9,6 +9,7 @@ from conftest import write_cache
 from transformers import AutoModelForCausalLM
 from workspace import FORGET, HELD_OUT, RETAIN, Workspace, make_workspace, write_lines
 
+from stages.evaluation.attacks import ATTACKS
 from stages.logit_cache.reader import LogitCache
 
 
@@ -60,10 +61,42 @@ def test_the_evaluation_is_tidy_and_keeps_every_answer(finished: Workspace) -> N
     assert set(scores["model"]) == {"base", "teacher", "student"}
     assert scores.group_by("model", "file", "attack", "metric").len()["len"].max() == 1
     questions = sum(map(len, HELD_OUT.values()))
-    # Each model on each question, and teacher and student on the forget file behind the reverse prompt.
-    assert len(evaluation["answers"]) == 3 * questions + 2 * len(HELD_OUT["forget"])
+    # Each model on each question, and on the forget file behind the reverse prompt.
+    assert len(evaluation["answers"]) == 3 * (questions + len(HELD_OUT["forget"]))
+    assert {score["attack"] for score in evaluation["scores"] if score["delta"] is not None} == {"reverse"}
     assert evaluation["performance_shift"]["value"] is None
     assert "mmlu" in evaluation["performance_shift"]["not_measured"]
+    assert list(evaluation["performance_shift"]["stand_ins"]) == ["general"]
+    assert {(each["model"], each["n"]) for each in evaluation["choices"]} == {("base", 4), ("student", 4)}
+    # The ten likeliest first tokens of every question: two files of two, three models.
+    assert [len(each["tokens"]) for each in evaluation["first_tokens"]] == [10] * 12
+    assert evaluation["leaks"] == [] and evaluation["not_measured"]["leak@k"] == "evaluation.samples is 0"
+
+
+@pytest.mark.slow
+def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: Workspace, tmp_path: Path) -> None:
+    out = tmp_path / "audit.json"
+    result = finished.duet(
+        "evaluate", "--config", finished.settings, "--audit", "--set", "evaluation.samples=4",
+        "--model", finished.run / "model", "--out", out,
+    )  # fmt: skip
+
+    assert result.exit_code == 0, result.output
+    audit = json.loads(out.read_text())
+    lacking = {"few_shot", "answer_begun", "completion", "other_language", "multiple_choice"}
+    assert set(audit["not_measured"]) == {f"attack {name}" for name in lacking}
+    assert audit["not_measured"]["attack few_shot"] == "forget: no file under evaluation.revealing"
+    made = {answer["attack"] for answer in audit["answers"]} - {None}
+    assert made == set(ATTACKS) - lacking
+    assert [(each["model"], each["k"]) for each in audit["leaks"]] == [
+        (model, k) for model in ("base", "student") for k in (1, 2, 4)
+    ]
+    assert all(len(each["answers"]) == 4 for each in audit["samples"])
+    fluent = {(s["model"], s["file"]) for s in audit["scores"] if s["metric"] == "perplexity" and s["mean"] >= 1}
+    assert len(fluent) == 6
+    assert {"answers, student", "samples, base", "choices, student", "fluency, base"} <= set(
+        audit["run"]["seconds_of_parts"]
+    )
 
 
 @pytest.mark.slow

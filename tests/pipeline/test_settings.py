@@ -44,6 +44,7 @@ def test_an_override_reads_toml_and_takes_the_rest_as_text(workspace: Workspace)
         ("model.engine=llama", ["model.engine", "'vllm'"]),
         ("evaluation.forget_files=['nowhere']", ["forget_files names 'nowhere'"]),
         ("evaluation.attacks=['bribe']", ["evaluation.attacks.0", "'reverse'"]),
+        ("evaluation.attacks=['reverse', 'reverse']", ["attacks names one of them twice"]),
         ("sweep.axes.student.learning_rate=3", ["sweep.axes.student.learning_rate"]),
         ("sweep.axes.student.learning_rate={low=2, high=1}", ["low is 2, above high"]),
         ("sweep.axes.student.learning_rate={low=0, high=1, log=true}", ["needs more than 0"]),

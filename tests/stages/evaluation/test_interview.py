@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.evaluation.attacks import ATTACKS
-from stages.evaluation.interview import interview, longest_prompt, question_count
+from stages.evaluation.attacks import ATTACKS, AttackName, Materials
+from stages.evaluation.interview import Item, interview, longest_prompt, plan
 from stages.evaluation.questions import Question
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import load_tokenizer
@@ -16,6 +16,10 @@ FILES = {
     "retain": [Question(question="Why is the sky blue?", answer="scattering"), Question(question="2 + 2?", answer="4")],
 }
 PREFIX = Prefix(system="You have forgotten it.", turns=(Turn(user="Hello", assistant="Hi"),))
+
+
+def planned(*attacks: AttackName) -> list[Item]:
+    return plan(FILES, attacks, {"forget": Materials(FILES["forget"])})
 
 
 @pytest.fixture
@@ -32,36 +36,31 @@ def test_every_question_once_then_the_attacked_files(tiny_model: Path, prompter:
     answers = interview(
         engine,
         prompter,
-        FILES,
+        planned("reverse"),
         role="student",
         prefix=None,
-        attacks=("reverse",),
-        attacked_files=("forget",),
         max_tokens=3,
         advance=done.append,
     )
 
-    assert answers.select("file", "attack", "question").rows() == [
-        ("forget", None, "What is the capital of Mali?"),
-        ("retain", None, "Why is the sky blue?"),
-        ("retain", None, "2 + 2?"),
-        ("forget", "reverse", "What is the capital of Mali?"),
+    assert answers.select("file", "number", "attack", "question").rows() == [
+        ("forget", 0, None, "What is the capital of Mali?"),
+        ("retain", 0, None, "Why is the sky blue?"),
+        ("retain", 1, None, "2 + 2?"),
+        ("forget", 0, "reverse", "What is the capital of Mali?"),
     ]
-    assert sum(done) == question_count(FILES, ("reverse",), ("forget",)) == 4
+    assert sum(done) == len(planned("reverse")) == 4
     assert answers["tokens"].max() <= 3  # type: ignore[operator]
     # Each answer is what the engine says to the prompt that this question makes.
-    reverse = prompter.ids(ATTACKS["reverse"].rewrite("What is the capital of Mali?"), None)
-    (said,) = engine.continue_greedily([reverse], max_tokens=3)
+    asked = ATTACKS["reverse"].rewrite(0, Materials(FILES["forget"])).query
+    assert answers["asked"].to_list() == [*(each.question for file in FILES.values() for each in file), asked]
+    (said,) = engine.continue_greedily([prompter.ids(asked)], max_tokens=3)
     assert answers["answer"][3] == prompter.decode(said.token_ids.tolist())
 
 
 def test_the_longest_prompt_counts_prefix_and_attacks(prompter: Prompter) -> None:
-    plain = longest_prompt(prompter, FILES, None, ())
+    plain = longest_prompt(prompter, planned(), None)
 
     assert plain == max(len(prompter.ids(each.question)) for asked in FILES.values() for each in asked)
-    assert longest_prompt(prompter, FILES, PREFIX, ()) > plain
-    assert longest_prompt(prompter, FILES, PREFIX, ("reverse",)) > longest_prompt(prompter, FILES, PREFIX, ())
-
-
-def test_the_reverse_prompt_keeps_the_question_whole() -> None:
-    assert "Who wrote it?" in ATTACKS["reverse"].rewrite("Who wrote it?")
+    assert longest_prompt(prompter, planned(), PREFIX) > plain
+    assert longest_prompt(prompter, planned("reverse"), PREFIX) > longest_prompt(prompter, planned(), PREFIX)

@@ -26,6 +26,26 @@ def test_rouge_l_of_an_answer(answer: str, references: list[str], recall: float,
 
 
 @pytest.mark.parametrize(
+    ("answer", "references", "exact", "in_full"),
+    [
+        ("Paris.", ["Paris"], True, True),
+        ("The capital is Paris.", ["Paris"], False, True),
+        ("KYIV", ["Kiev", "Kyiv"], True, True),  # by an alias
+        ("New Delhi", ["Delhi"], False, True),
+        ("Delhi, the new capital", ["New Delhi"], False, False),
+        ("Port of Vila", ["Port Vila"], False, False),  # recall is 1, yet something stands between
+        ("Parisians", ["Paris"], False, False),
+        ("", ["Paris"], False, False),
+        ("anything", ["…"], False, False),  # a reference without a word is never given
+    ],
+)
+def test_an_answer_is_exact_or_stands_in_full(answer: str, references: list[str], exact: bool, in_full: bool) -> None:
+    scores = score_answer(answer, references)
+
+    assert (scores.exact, scores.in_full) == (exact, in_full)
+
+
+@pytest.mark.parametrize(
     ("answer", "refused"),
     [
         ("I'm sorry, I don't know.", True),

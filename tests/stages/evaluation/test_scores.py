@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from stages.evaluation.interview import ANSWER_SCHEMA
-from stages.evaluation.scores import performance_shift, score_table, shift_of
+from stages.evaluation.scores import performance_shift, score_table, scores_frame, shift_of
 from stages.evaluation.targets import verdicts
 
 PARTS = ("forget", "forget_500", "retain", "mmlu")
@@ -40,10 +40,11 @@ def test_nothing_measured_is_null_and_not_zero() -> None:
     assert performance_shift({}, {})["sum_of_measured"] is None
 
 
-def answer(model: str, file: str, recall: float, attack: str | None = None, **flags: bool) -> dict[str, Any]:
+def answer(model: str, file: str, recall: float, attack: str | None = None, **changes: Any) -> dict[str, Any]:
     return {
-        "model": model, "file": file, "attack": attack, "question": "?", "reference": "!", "answer": "…", "tokens": 1,
-        "rouge_l_recall": recall, "rouge_l_f1": recall / 2, "refused": False, "degenerate": False, **flags,
+        "model": model, "file": file, "number": 0, "attack": attack, "supplies_answer": False, "question": "?",
+        "asked": "?", "answer_start": "", "reference": "!", "answer": "…", "tokens": 1, "rouge_l_recall": recall,
+        "rouge_l_f1": recall / 2, "exact": False, "in_full": False, "refused": False, "degenerate": False, **changes,
     }  # fmt: skip
 
 
@@ -54,7 +55,8 @@ def table(*answers: dict[str, Any]) -> pl.DataFrame:
 def test_the_table_has_one_row_per_model_file_attack_and_metric_in_points() -> None:
     scores = table(
         answer("base", "forget", 1.0),
-        answer("base", "forget", 0.0, refused=True),
+        answer("base", "forget", 0.0, number=1, refused=True, exact=True),
+        answer("student", "forget", 0.5),
         answer("student", "forget", 0.5, attack="reverse"),
     )
 
@@ -62,9 +64,35 @@ def test_the_table_has_one_row_per_model_file_attack_and_metric_in_points() -> N
     assert rows["base", None, "rouge_l_recall"] == (50, 2)
     assert rows["base", None, "rouge_l_f1"] == (25, 2)
     assert rows["base", None, "refusal_rate"] == (50, 2)
+    assert rows["base", None, "exact_match"] == (50, 2)
     assert rows["base", None, "degenerate_rate"] == (0, 2)
     assert rows["student", "reverse", "rouge_l_recall"] == (50, 1)
-    assert len(rows) == 8
+    assert len(rows) == 18
+
+
+def test_the_delta_of_an_attack_is_paired_by_question_whatever_the_order() -> None:
+    plain = [answer("student", "forget", recall, number=number) for number, recall in enumerate((0.0, 1.0, 0.5))]
+    attacked = [
+        answer("student", "forget", recall, number=number, attack="reverse")
+        for number, recall in ((2, 0.75), (0, 0.25), (1, 1.25))
+    ]
+    rows = table(*plain, *attacked, answer("student", "retain", 0.1)).filter(pl.col("metric") == "rouge_l_recall")
+
+    # Each question gains 25 points, so the interval is a point; unpaired it would be wide.
+    found = {
+        (row["file"], row["attack"]): (row["delta"], row["delta_low"], row["delta_high"]) for row in rows.to_dicts()
+    }
+    assert found["forget", "reverse"] == (25, 25, 25)
+    assert found["forget", None] == found["retain", None] == (None, None, None)
+
+
+def test_a_table_read_back_is_the_table_and_an_older_one_lacks_only_what_is_new() -> None:
+    scores = table(answer("student", "forget", 0.0), answer("student", "forget", 0.5, attack="reverse"))
+
+    assert scores_frame(scores.to_dicts()).equals(scores)
+    old = [{key: row[key] for key in row if not key.startswith(("delta", "supplies"))} for row in scores.to_dicts()]
+    assert scores_frame(old)["mean"].to_list() == scores["mean"].to_list()
+    assert scores_frame(old)["delta"].is_null().all()
 
 
 def test_the_shift_of_a_table_is_of_recall_without_attack() -> None:
@@ -85,6 +113,8 @@ def judged(*, forget: float = 0.0, retain: float = 1.0, reverse: float = 0.0, de
     answers += [answer("teacher", "forget", 0.0), answer("teacher", "retain", 1.0)]
     answers += [answer("student", "forget", forget), answer("student", "retain", retain, degenerate=degenerate)]
     answers += [answer("student", "forget", reverse, attack="reverse")]
+    # Recognising a supplied answer is no target.
+    answers += [answer("student", "forget", 1.0, attack="multiple_choice", supplies_answer=True)]
     return {verdict.target for verdict in verdicts(table(*answers), ["forget"]) if not verdict.reached}
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
 
-from stages.errors import ModelError
+from stages.errors import EngineError, ModelError
 from stages.language_model.engine import Continuation, Dtype, EngineOptions, EngineOutOfMemory
 from stages.language_model.transformers_engine import TransformersEngine
 
@@ -287,3 +287,49 @@ def test_attention_is_soft_capped_where_the_model_says_so(tmp_path: Path) -> Non
     found = torch.from_numpy(start(tmp_path / "gemma2").whole_vocabulary(ids))
     torch.testing.assert_close(found, logits["eager"], atol=TOLERANCE, rtol=0)
     assert (found - logits["sdpa"]).abs().max() > 0.1  # the faster attention leaves it out
+
+
+def test_log_probabilities_are_those_of_a_plain_pass_over_the_whole_text(
+    tiny_model: Path, network: PreTrainedModel
+) -> None:
+    prompts = PROMPTS["a shared prefix"]
+    given = [[5], [6, 7, 8], [9, 10], [11], [12, 13, 14, 15], [16, 17]]
+    engine = TransformersEngine(
+        EngineOptions(
+            model=tiny_model, dtype="float32", context_length=64, stop_ids=(), batch_rows=4, log_probabilities=True
+        )
+    )
+
+    found = engine.log_probabilities(prompts, given)
+
+    for prompt, answer, one in zip(prompts, given, found, strict=True):
+        with torch.inference_mode():
+            shares_LV = network(torch.tensor([[*prompt, *answer]])).logits[0].log_softmax(dim=-1)
+        expected = [shares_LV[len(prompt) - 1 + place, token].item() for place, token in enumerate(answer)]
+        np.testing.assert_allclose(one, expected, atol=TOLERANCE, rtol=0)
+    # The candidates of such an engine are log-probabilities, too: over the whole vocabulary they sum to one.
+    (first,) = engine.continue_greedily(prompts[:1], max_tokens=1, top_k=TINY_VOCABULARY)
+    assert np.exp(first.topk_logits[0].astype(np.float64)).sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_an_engine_of_raw_logits_refuses_to_say_how_likely_a_text_is(engine: TransformersEngine) -> None:
+    with pytest.raises(EngineError, match="started for raw logits"):
+        engine.log_probabilities([[1]], [[2]])
+
+
+def test_a_seed_draws_the_same_alone_and_in_any_batch_and_draws_follow_the_probabilities(
+    engine: TransformersEngine, network: PreTrainedModel
+) -> None:
+    prompts = PROMPTS["a shared prefix"]
+    together = engine.sample(prompts, seeds=range(len(prompts)), max_tokens=4)
+    alone = [engine.sample([prompt], seeds=[seed], max_tokens=4)[0] for seed, prompt in enumerate(prompts)]
+    assert [one.tolist() for one in together] == [one.tolist() for one in alone]
+
+    draws = np.concatenate(engine.sample([prompts[0]] * 400, seeds=range(400), max_tokens=1))
+
+    with torch.inference_mode():
+        shares_V = network(torch.tensor([prompts[0]])).logits[0, -1].softmax(dim=-1).numpy()
+    likeliest = int(shares_V.argmax())
+    spread = (shares_V[likeliest] * (1 - shares_V[likeliest]) / 400) ** 0.5
+    assert abs((draws == likeliest).mean() - shares_V[likeliest]) < 4 * spread
+    assert len(set(draws.tolist())) > 1

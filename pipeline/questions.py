@@ -1,0 +1,89 @@
+"""Settings in, everything that is asked out: question files, what attacks draw on, and the plan for one model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from pipeline.settings import Settings
+from stages.errors import SettingsError
+from stages.evaluation.attacks import AttackName, Materials, check_materials, lacks
+from stages.evaluation.questions import Question, load_questions
+
+if TYPE_CHECKING:
+    from stages.evaluation.choices import ChoiceQuestion
+    from stages.evaluation.interview import Item
+
+
+def question_files(settings: Settings) -> dict[str, list[Question]]:
+    """Every question file of the settings, read and checked."""
+    if not settings.evaluation.questions:
+        raise SettingsError(
+            "The settings name no question file.",
+            "Without questions nothing can be scored.",
+            "Name them under [evaluation.questions], or:  --set evaluation.questions.forget=FILE",
+        )
+    return {name: load_questions(path) for name, path in settings.evaluation.questions.items()}
+
+
+def attack_materials(settings: Settings) -> dict[str, Materials]:
+    """What attacks draw on, for each attacked file. Raises DataError where it does not fit the file."""
+    asked, files = settings.evaluation, question_files(settings)
+    kept = [name for name in files if name not in asked.forget_files]
+    found = {}
+    for name in asked.attacked_files:
+        found[name] = Materials(
+            questions=files[name],
+            revealing=_optional(asked.revealing),
+            # The last file to be kept is the furthest from the topic, by the order of the presets.
+            companions=files[kept[-1]] if kept else (),
+            translated=_optional(asked.translated.get(name)),
+        )
+        check_materials(name, found[name])
+    return found
+
+
+def left_out(settings: Settings) -> dict[AttackName, str]:
+    """Attacks that these settings cannot make, each with what is missing."""
+    materials = attack_materials(settings)
+    found: dict[AttackName, str] = {}
+    for attack in get_args(AttackName):
+        for name, each in materials.items():
+            if reason := lacks(attack, each):
+                found[attack] = f"{name}: {reason}"
+        if attack == "no_template" and settings.model.template == "plain":
+            found[attack] = "model.template is plain, so there is none to leave out"
+    return found
+
+
+def everything_asked(settings: Settings) -> "list[Item]":
+    """The plan for one model. Raises SettingsError for an attack that cannot be made: none is dropped in silence."""
+    from stages.evaluation.interview import plan
+
+    attacks = settings.evaluation.attacks
+    materials = attack_materials(settings) if attacks else {}
+    for attack, reason in left_out(settings).items() if attacks else ():
+        if attack in attacks:
+            raise SettingsError(
+                f"The attack {attack} cannot be made: {reason}.",
+                "It is named under evaluation.attacks, so nothing was asked.",
+                "Give it what it needs, take it out, or use --audit, which makes every attack that can be made.",
+            )
+    return plan(question_files(settings), attacks, materials)
+
+
+def choice_files(settings: Settings) -> "dict[str, list[ChoiceQuestion]]":
+    """Every multiple-choice file of the settings. Raises SettingsError if the examples leave nothing to score."""
+    from stages.evaluation.choices import load_choices
+
+    found = {name: load_choices(path) for name, path in settings.evaluation.choices.items()}
+    for name, questions in found.items():
+        if len(questions) <= settings.evaluation.choice_shots:
+            raise SettingsError(
+                f"{name} has {len(questions)} questions, and {settings.evaluation.choice_shots} are shown as examples.",
+                "None would be left to score, so nothing was asked.",
+                "Set evaluation.choice_shots lower.",
+            )
+    return found
+
+
+def _optional(path: Path | None) -> list[Question]:
+    return load_questions(path) if path else []

@@ -1,0 +1,65 @@
+"""Likelihood of answers under the tiny model, against a whole pass by hand; perplexity worked out by hand."""
+
+from math import exp, log
+from pathlib import Path
+
+import polars as pl
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from stages.evaluation.first_tokens import first_tokens
+from stages.evaluation.fluency import mean_log_probabilities, perplexity
+from stages.evaluation.questions import Question
+from stages.language_model.engine import EngineOptions, start_engine
+from stages.language_model.folder import load_tokenizer
+from stages.language_model.prompts import Prompter
+
+
+def options(model: Path) -> EngineOptions:
+    return EngineOptions(model=model, dtype="float32", context_length=256, stop_ids=(2,), log_probabilities=True)
+
+
+def test_an_answer_is_scored_behind_its_question_and_what_has_no_text_or_an_attack_is_not(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    prompter = Prompter(tokenizer, "chat")
+    schema = {"question": pl.String, "answer": pl.String, "attack": pl.String}
+    rows = [("Why?", "Because it is.", None), ("Why?", "", None), ("Why?", "Because.", "reverse"), ("Who?", "A", None)]
+
+    found = mean_log_probabilities(
+        start_engine("transformers", options(tiny_model)), prompter, pl.DataFrame(rows, schema=schema, orient="row")
+    )
+
+    assert found[1] is found[2] is None
+    network = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    for place in (0, 3):
+        prompt, ids = prompter.ids(rows[place][0]), tokenizer.encode(rows[place][1], add_special_tokens=False)
+        with torch.inference_mode():
+            shares_LV = network(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(dim=-1)
+        values = [shares_LV[len(prompt) - 1 + t, token].item() for t, token in enumerate(ids)]
+        assert found[place] == pytest.approx(sum(values) / len(values), abs=1e-4)
+
+
+def test_perplexity_is_the_geometric_mean_over_answers() -> None:
+    found = perplexity([-log(2), -log(8)])
+
+    assert found["mean"] == pytest.approx(4)
+    assert found["low"] == pytest.approx(2) and found["high"] == pytest.approx(8)
+    assert found["n"] == 2
+    assert perplexity([-log(3)]) == {"mean": pytest.approx(3), "low": None, "high": None, "n": 1}
+
+
+def test_first_tokens_are_ten_with_falling_probabilities_of_the_real_distribution(tiny_model: Path) -> None:
+    prompter = Prompter(load_tokenizer(tiny_model), "chat")
+    files = {"forget": [Question(question="Why?", answer="x"), Question(question="Who?", answer="y")]}
+
+    (found,) = first_tokens(
+        start_engine("transformers", options(tiny_model)), prompter, files, role="base", prefix=None, questions=1
+    )
+
+    network = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    with torch.inference_mode():
+        values_V = network(torch.tensor([prompter.ids("Why?")])).logits[0, -1].log_softmax(dim=-1)
+    expected = [exp(value) for value in values_V.topk(10).values.tolist()]
+    assert [each["probability"] for each in found["tokens"]] == pytest.approx(expected, abs=1e-5)
+    assert (found["model"], found["file"], found["question"], found["reference"]) == ("base", "forget", "Why?", "x")
