@@ -238,6 +238,7 @@ def differences(found: Mapping[str, Any], plan: Mapping[str, Any]) -> list[str]:
 def begin(run: Path, plan: dict[str, Any]) -> None:
     """Claim the folder for this run. What an unfinished attempt at the same run left is written anew."""
     run.mkdir(parents=True, exist_ok=True)
-    for name in (FINISHED, STOP):
-        (run / name).unlink(missing_ok=True)
+    (run / FINISHED).unlink(missing_ok=True)
+    if not is_launched():  # else the process that launched this one may have laid it down by now
+        (run / STOP).unlink(missing_ok=True)
     write_json(run / PLAN, plan)

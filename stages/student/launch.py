@@ -42,7 +42,11 @@ def launch(arguments: Sequence[str], processes: int, *, stop_file: Path) -> int:
     ]
     threads = str(max(core_count() // processes, 1))
 
+    was_asked = False
+
     def hand_on(number: int, frame: FrameType | None) -> None:
+        nonlocal was_asked
+        was_asked = True
         stop_file.touch()
 
     before = signal.signal(signal.SIGTERM, hand_on)
@@ -50,4 +54,4 @@ def launch(arguments: Sequence[str], processes: int, *, stop_file: Path) -> int:
         code = subprocess.run(command, env={"OMP_NUM_THREADS": threads, **os.environ}, check=False).returncode
     finally:
         signal.signal(signal.SIGTERM, before)
-    return Stopped.exit_code if code and stop_file.exists() else code
+    return Stopped.exit_code if code and was_asked else code

@@ -100,8 +100,11 @@ def _wandb(run: Path, stack: ExitStack) -> Any:
 def _mlflow(run: Path, stack: ExitStack) -> Any:
     import mlflow
 
-    # Where to comes from MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME.
-    stack.enter_context(mlflow.start_run(run_name=run.name))
+    # Where to comes from MLFLOW_TRACKING_URI and MLFLOW_EXPERIMENT_NAME. A run that goes on after a kill is the same there.
+    known = run / "mlflow.run_id"
+    run_id = known.read_text() if known.exists() else None
+    begun = stack.enter_context(mlflow.start_run(run_id=run_id, run_name=run.name))
+    known.write_text(begun.info.run_id)
     return lambda values, step: mlflow.log_metrics(values, step=step)
 
 

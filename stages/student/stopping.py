@@ -24,6 +24,12 @@ class StopRequest:
     def received(self) -> bool:
         return self._signalled or (self._file is not None and self._file.exists())
 
+    def fulfil(self) -> None:
+        """Take the request back, now that it was met: the next process must not find it."""
+        self._signalled = False
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
+
     @contextmanager
     def listening(self) -> Iterator["StopRequest"]:
         """Note the signal instead of dying of it, inside the block."""

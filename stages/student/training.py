@@ -113,6 +113,7 @@ class StudentTrainer:
                     self._checkpoints.save(step + 1, run / "metrics.jsonl", self.engine.save)
                     saved_at = time.monotonic()
                 if must_stop and step + 1 < self.total_steps:
+                    stop.fulfil()
                     raise Stopped(
                         f"Stopped by SIGTERM after step {step + 1} of {self.total_steps}.",
                         f"A checkpoint of it is in {run}." if self._checkpoints else "There is no checkpoint.",

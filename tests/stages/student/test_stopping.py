@@ -59,6 +59,8 @@ def test_a_file_asks_for_a_stop_as_well(tmp_path: Path) -> None:
     assert not stop.received
     (tmp_path / "stop").touch()
     assert stop.received
+    stop.fulfil()
+    assert not stop.received
 
 
 def test_a_monitor_that_is_not_installed_is_refused() -> None:
