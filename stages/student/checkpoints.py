@@ -21,6 +21,8 @@ from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder, write_atomi
 FOLDER = "checkpoints"
 MARKER = "checkpoint.json"
 METRICS = "metrics.jsonl"
+# torch reports a write that failed as a RuntimeError without the number of the fault: these name its writer of files.
+TORCH_CANNOT_WRITE = ("inline_container", "PytorchStreamWriter", "failed writing file")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -117,10 +119,9 @@ class Checkpoints:
                     sync_folder(folder)
                 self._publish(temporary, self.folder / name)
         except (OSError, RuntimeError) as error:
-            # torch reports a write that failed as a RuntimeError, without the number of the fault.
             if isinstance(error, OSError) and error.errno not in NO_ROOM:
                 raise
-            if isinstance(error, RuntimeError) and "write" not in str(error):
+            if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_CANNOT_WRITE):
                 raise
             shutil.rmtree(temporary, ignore_errors=True)
             raise TrainingError(
