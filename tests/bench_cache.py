@@ -190,7 +190,9 @@ def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="Markdown file to write, too.")
-    out = parser.parse_args().out
+    parser.add_argument("--only", nargs="+", default=["speed", "memory", "faults", "capture", "size"], help="Sections.")
+    chosen = parser.parse_args()
+    out = chosen.out
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     sections: dict[str, list[Line]] = {}
@@ -204,6 +206,8 @@ def main() -> None:
             "size, the same queries, 16 positions": size_lines(folder),
         }
         for title, lines in measures.items():
+            if title.split(",")[0] not in chosen.only:
+                continue
             for line in lines:
                 print(f"{title}: {line[0]}: {line[1]}", file=sys.stderr)
                 sections.setdefault(title, []).append(line)
