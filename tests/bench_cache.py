@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from bench_capture import every_fourth_query
 from bench_faults import fault_lines
 from conftest import ROOT, make_fingerprint, make_provenance
 
@@ -143,18 +144,23 @@ def memory_lines(folder: Path) -> Iterator[Line]:
 
 
 def size_lines(folder: Path) -> Iterator[Line]:
-    """Bytes per position of captures of the demo's queries by the real small model."""
-    for dtype in ("bfloat16", "float32"):
-        for top_k in (20, 128):
-            cache = folder / f"real-{dtype}-{top_k}"
-            options = (f"model.dtype={dtype}", f"teacher.top_k={top_k}", "teacher.positions=16")
-            command = [sys.executable, "-m", "pipeline", "teacher-cache", "--config", "capitals", "--out", str(cache)]
-            for option in options:
-                command += ["--set", option]
-            subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    """Bytes per position of captures by the real small model; a slice is byte for byte the capture at its K."""
+    queries = every_fourth_query(folder)
+    for dtype in ("float32", "bfloat16"):
+        large, small = folder / f"{dtype}-128", folder / f"{dtype}-20"
+        options = (*queries, f"model.dtype={dtype}", "teacher.top_k=128", "teacher.positions=16")
+        settings = [part for option in options for part in ("--set", option)]
+        duet("teacher-cache", "--config", "capitals", *settings, "--out", large)
+        duet("cache", "slice", large, "--k", "20", "--out", small)
+        for top_k, cache in ((20, small), (128, large)):
             raw: dict[str, Any] = json.loads((cache / "manifest.json").read_bytes())
             size = sum(shard["bytes"] for shard in raw["shards"]) / raw["positions"]
             yield f"{dtype} teacher, K = {top_k}: bytes per position, everything included", f"{size:.1f}"
+
+
+def duet(*arguments: str | Path) -> None:
+    command = [sys.executable, "-m", "pipeline", *map(str, arguments)]
+    subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
 
 
 def capture_lines() -> Iterator[Line]:
@@ -184,22 +190,30 @@ def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="Markdown file to write, too.")
-    out = parser.parse_args().out
+    parser.add_argument("--only", nargs="+", default=["speed", "memory", "faults", "capture", "size"], help="Sections.")
+    chosen = parser.parse_args()
+    out = chosen.out
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
+    sections: dict[str, list[Line]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        sections = {
-            "speed": list(speed_lines(folder)),
-            "memory": list(memory_lines(folder)),
-            "size": list(size_lines(folder)),
-            "capture, 388 queries, float32": list(capture_lines()),
-            "faults": list(fault_lines(folder, SEED)),
+        measures = {
+            "speed": speed_lines(folder),
+            "memory": memory_lines(folder),
+            "faults": fault_lines(folder, SEED),
+            "capture, a quarter of the demo's queries, float32": capture_lines(),
+            "size, the same queries, 16 positions": size_lines(folder),
         }
-    text = page(sections)
-    print(text)
-    if out:
-        out.write_text(text, encoding="utf-8")
+        for title, lines in measures.items():
+            if title.split(",")[0] not in chosen.only:
+                continue
+            for line in lines:
+                print(f"{title}: {line[0]}: {line[1]}", file=sys.stderr)
+                sections.setdefault(title, []).append(line)
+            if out:
+                out.write_text(page(sections), encoding="utf-8")
+    print(page(sections))
 
 
 if __name__ == "__main__":

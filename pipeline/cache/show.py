@@ -1,5 +1,6 @@
 """`duet cache show`: what a cache is, and what its teacher says to one query."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,15 @@ def show(
     \b
     Examples:
       duet cache show cache/demo
-      duet cache show cache/demo --query "What is the capital of Peru?" --beside cache/plain
+      duet cache show cache/demo --query "Tell me the capital of Cameroon." --beside cache/base
     """
     if not (example or query):
         describe(read_manifest(cache), as_json)
         return
-    wanted = example or example_id(query or "")
     manifest = read_manifest(cache)
     name = token_names(manifest, model)
     caches = [cache, *([beside] if beside else [])]
-    found = [find(LogitCache(each), wanted) for each in caches]
+    found = [find(LogitCache(each), example, query) for each in caches]
     listed = [candidates(row, top, name) for row in found]
     if as_json:
         described = zip(caches, found, listed, strict=True)
@@ -95,16 +95,24 @@ def prefix_lines(manifest: Manifest) -> list[tuple[str, str]]:
     return [("prefix", f"{len(manifest.prefix.token_ids)} tokens before {where}"), ("", manifest.prefix.text.strip())]
 
 
-def find(cache: LogitCache, wanted: str) -> Row:
-    """The example whose id begins so. Raises CacheError if there is none, or more than one."""
+def find(cache: LogitCache, example: str | None, query: str | None) -> Row:
+    """The example whose id begins so, or of this query. Raises CacheError if there is none, or more than one."""
+    wanted = example or example_id(query or "")
     found = [row for row in cache.rows() if row.example_id.startswith(wanted)]
-    if len(found) != 1:
-        raise CacheError(
-            f"{cache.folder} holds {len(found)} examples whose id begins with {wanted}.",
-            "One was needed.",
-            "Ids stand in the shards' column example_id; --query takes the text of the query.",
-        )
-    return found[0]
+    if len(found) == 1:
+        return found[0]
+    names = cache.frame(["example_id", "query"])
+    queries = names["query"].to_list()
+    near = [] if example else get_close_matches(query or "", queries, n=3)
+    chosen = [queries.index(each) for each in near] or range(min(3, len(queries)))
+    raise CacheError(
+        f"{cache.folder} holds {len(found)} examples whose id begins with {example}."
+        if example
+        else f"{cache.folder} does not hold the query {query!r}.",
+        "One was needed. For instance, there is\n    "
+        + "\n    ".join(f"{names['example_id'][index]}  {queries[index]}" for index in chosen),
+        "Name one by --query, or by --example and the start of its id.",
+    )
 
 
 def candidates(row: Row, top: int, name: Any) -> list[dict[str, Any]]:

@@ -65,6 +65,9 @@ def test_show_says_what_a_cache_is_and_what_its_teacher_says(captured: Workspace
     unknown = captured.duet("cache", "show", captured.cache, "--example", "zz")
     assert unknown.exit_code == 1
     assert "holds 0 examples" in unknown.output
+    near = captured.duet("cache", "show", captured.cache, "--query", row.query.removesuffix("?"))
+    assert near.exit_code == 1
+    assert f"{row.example_id}  {row.query}" in near.output
 
 
 def test_verify_passes_a_sound_cache_and_its_rows_asked_again(captured: Workspace) -> None:
