@@ -6,6 +6,7 @@ one run only. The rows are made up; a step's time and memory depend on their siz
 
 import dataclasses
 import multiprocessing
+import os
 import resource
 import statistics
 import subprocess
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_cache import made_up_rows, write
+from bench_cache import VOCABULARY, made_up_rows, write
 from conftest import ROOT
 
 from pipeline.default_model import DEFAULT_FOLDER
@@ -35,7 +36,7 @@ MODEL = ROOT / DEFAULT_FOLDER
 RESULT = ROOT / "docs/results/distill-benchmark.md"
 SEED = 0
 SHARD_ROWS, FEW_SHARDS = 512, 4
-PAIRS = 6
+PAIRS = 4
 # One supervised position, as in the paper and in the demo.
 STUDENT: dict[str, Any] = {
     "zero_stage": 0,
@@ -46,26 +47,27 @@ STUDENT: dict[str, Any] = {
     # Nothing is learnt from made-up rows.
     "learning_rate": 1e-6,
 }
-STEP_ROWS, MEMORY_ROWS = 16, 32
+STEP_ROWS = 16
 
 
-def start(cache: Path, batch_rows: int) -> "StudentTrainer":
+def start(cache: Path) -> "StudentTrainer":
     """The trainer of `duet distill`, after one step that warms it up."""
     from stages.logit_cache.reader import LogitCache
     from stages.student.settings import StudentSettings
     from stages.student.training import StudentTrainer
 
-    trainer = StudentTrainer(MODEL, LogitCache(cache), StudentSettings(batch_rows=batch_rows, **STUDENT))
+    trainer = StudentTrainer(MODEL, LogitCache(cache), StudentSettings(batch_rows=STEP_ROWS, **STUDENT))
     trainer._step(0)
     return trainer
 
 
-def step_times(cache: Path) -> tuple[list[float], list[float], list[float]]:
+def steps_and_a_pass(cache: Path) -> tuple[list[float], list[float], list[float], float]:
     """Seconds of streamed steps, of steps with their batch in memory, and of reading within the streamed ones.
 
-    The two kinds take turns, each on rows that were not read before.
+    The two kinds take turns, each on rows that were not read before. Then every batch of an epoch is read; the last
+    figure is the process's peak memory in MB.
     """
-    trainer = start(cache, STEP_ROWS)
+    trainer = start(cache)
     stream = trainer._micro_batches
     reading: list[float] = []
 
@@ -89,28 +91,29 @@ def step_times(cache: Path) -> tuple[list[float], list[float], list[float]]:
             batches = list(stream(trainer.stream.rows_of(step)))
             trainer._micro_batches = lambda _, batches=batches: iter(batches)  # type: ignore[method-assign,misc]
             ready.append(trainer._step(step).step_s)
-    return streamed, ready, reading
+    trainer._micro_batches = stream  # type: ignore[method-assign]
+    read_a_pass(trainer)
+    return streamed, ready, reading, _peak_mb()
 
 
-def peak_of_steps(cache: Path, full_logits: bool) -> float:
-    """Peak memory in MB of a process that takes two steps, with the head on supervised positions or on all of them."""
+def peaks(cache: Path, full_logits: bool) -> tuple[float, float]:
+    """Peak memory in MB after two steps, and after a pass besides. full_logits: all positions go to the head."""
     from stages.student import training
 
     if full_logits:
         training.student_logits = _full_logits
-    trainer = start(cache, MEMORY_ROWS)
+    trainer = start(cache)
     trainer._step(1)
-    return _peak_mb()
+    after_steps = _peak_mb()
+    read_a_pass(trainer)
+    return after_steps, _peak_mb()
 
 
-def peak_of_a_pass(cache: Path) -> float:
-    """Peak memory in MB of a process that takes two steps and then reads every batch of an epoch."""
-    trainer = start(cache, STEP_ROWS)
-    trainer._step(1)
+def read_a_pass(trainer: "StudentTrainer") -> None:
+    """Read every batch of an epoch."""
     for step in range(trainer.stream.steps_per_epoch):
         for _ in trainer._micro_batches(trainer.stream.rows_of(step)):
             pass
-    return _peak_mb()
 
 
 def seconds_to_first_step(cache: Path, folder: Path) -> float:
@@ -137,7 +140,9 @@ def seconds_to_first_step(cache: Path, folder: Path) -> float:
 def alone(measure: Callable[..., Any], *arguments: object) -> Any:
     """The measure's result from a fresh process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+        result = pool.apply(measure, arguments)
+    print(measure.__name__, arguments[1:], result, file=sys.stderr, flush=True)
+    return result
 
 
 def write_cache(folder: Path, shards: int) -> Path:
@@ -152,12 +157,13 @@ def write_cache(folder: Path, shards: int) -> Path:
 
 def main() -> None:
     """Measure, print, and write the table."""
+    load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small, large = (write_cache(folder / str(shards), shards) for shards in (FEW_SHARDS, 10 * FEW_SHARDS))
-        streamed, ready, reading = alone(step_times, large)
-        kept, full = (alone(peak_of_steps, small, full_logits) for full_logits in (False, True))
-        pass_small, pass_large = alone(peak_of_a_pass, small), alone(peak_of_a_pass, large)
+        streamed, ready, reading, pass_large = alone(steps_and_a_pass, large)
+        kept, pass_small = alone(peaks, small, False)
+        full, _ = alone(peaks, small, True)
         first = seconds_to_first_step(small, folder)
     step = statistics.median(streamed)
     pairs = statistics.median(a / b for a, b in zip(streamed, ready, strict=True))
@@ -181,8 +187,11 @@ def main() -> None:
     text = f"""# Benchmark of training
 
 Written by `make bench-distill`. {describe_hardware()}, SmolLM2-135M-Instruct in float32, ZeRO 0, seed {SEED}; queries of 30 tokens,
-K = 20, one supervised position of 16 cached; {STEP_ROWS} rows per step ({MEMORY_ROWS} where logits are compared); caches of
-{SHARD_ROWS * FEW_SHARDS:,} and {10 * SHARD_ROWS * FEW_SHARDS:,} rows. Compare within one run only.
+K = 20, one supervised position of 16 cached; {STEP_ROWS} rows per step; caches of
+{SHARD_ROWS * FEW_SHARDS:,} and {10 * SHARD_ROWS * FEW_SHARDS:,} rows. Load average at the start: {load:.1f}. Compare within one run only.
+
+The first ratio compares whole steps and carries all that else ran on the machine; the second is measured inside the streamed
+steps. Full logits of these steps are {STEP_ROWS} × 30 × {VOCABULARY:,} × 4 bytes = {STEP_ROWS * 30 * VOCABULARY * 4 / 1e6:.0f} MB; longer rows make more of them.
 
 | ratio | | |
 |---|---:|---|
