@@ -47,7 +47,7 @@ STUDENT: dict[str, Any] = {
     # Nothing is learnt from made-up rows.
     "learning_rate": 1e-6,
 }
-STEP_ROWS = 16
+STEP_ROWS, TOKENS = 16, 30
 
 
 def start(cache: Path) -> "StudentTrainer":
@@ -157,7 +157,7 @@ def write_cache(folder: Path, shards: int) -> Path:
 
 def main() -> None:
     """Measure, print, and write the table."""
-    load = os.getloadavg()[0]
+    load, logits_mb = os.getloadavg()[0], STEP_ROWS * TOKENS * VOCABULARY * 4 / 1e6
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small, large = (write_cache(folder / str(shards), shards) for shards in (FEW_SHARDS, 10 * FEW_SHARDS))
@@ -188,10 +188,11 @@ def main() -> None:
 
 Written by `make bench-distill`. {describe_hardware()}, SmolLM2-135M-Instruct in float32, ZeRO 0, seed {SEED}; queries of 30 tokens,
 K = 20, one supervised position of 16 cached; {STEP_ROWS} rows per step; caches of
-{SHARD_ROWS * FEW_SHARDS:,} and {10 * SHARD_ROWS * FEW_SHARDS:,} rows. Load average at the start: {load:.1f}. Compare within one run only.
+{SHARD_ROWS * FEW_SHARDS:,} and {10 * SHARD_ROWS * FEW_SHARDS:,} rows. Load average at the start: {load:.1f}.
+Compare within one run only.
 
 The first ratio compares whole steps and carries all that else ran on the machine; the second is measured inside the streamed
-steps. Full logits of these steps are {STEP_ROWS} × 30 × {VOCABULARY:,} × 4 bytes = {STEP_ROWS * 30 * VOCABULARY * 4 / 1e6:.0f} MB; longer rows make more of them.
+steps. Full logits of these steps are {STEP_ROWS} × {TOKENS} × {VOCABULARY:,} × 4 bytes = {logits_mb:.0f} MB; longer rows make more of them.
 
 | ratio | | |
 |---|---:|---|
