@@ -192,7 +192,8 @@ K = 20, one supervised position of 16 cached; {STEP_ROWS} rows per step; caches 
 Compare within one run only.
 
 The first ratio compares whole steps and carries all that else ran on the machine; the second is measured inside the streamed
-steps. Full logits of these steps are {STEP_ROWS} × {TOKENS} × {VOCABULARY:,} × 4 bytes = {logits_mb:.0f} MB; longer rows make more of them.
+steps. Full logits of these steps are {STEP_ROWS} × {TOKENS} × {VOCABULARY:,} × 4 bytes = {logits_mb:.0f} MB;
+longer rows make more of them.
 
 | ratio | | |
 |---|---:|---|
