@@ -15,7 +15,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit sweep prefixes results bench-cache test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit sweep prefixes results bench-cache bench-distill test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -72,6 +72,9 @@ results: model ## The table in the README: the demo on held-out files with SEEDS
 
 bench-cache: model ## Bytes per position, speed and memory of the logit cache on this machine
 	PYTHONPATH=.:tests:tests/stages/logit_cache $(VENV)/bin/python tests/bench_cache.py --out docs/results/cache-benchmark.md
+
+bench-distill: model ## What streaming, full logits and a larger cache cost a training step → docs/results/distill-benchmark.md
+	PYTHONPATH=.:tests $(VENV)/bin/python tests/bench_distill.py
 
 test: setup ## All tests: the real pipeline on the real small model included
 	$(VENV)/bin/python -m pytest

@@ -73,10 +73,10 @@ def made_up_rows(count: int, top_k: int) -> list[Row]:
     return rows
 
 
-def write(folder: Path, rows: list[Row], shards: int) -> float:
-    """Write the rows once per shard, each time as other examples; returns processor seconds."""
+def write(folder: Path, rows: list[Row], shards: int, **changes: object) -> float:
+    """Write the rows once per shard, each time as other examples; returns processor seconds. changes: to the fingerprint."""
     top_k = rows[0].topk_ids.shape[1]
-    fingerprint = make_fingerprint(top_k=top_k, positions=POSITIONS, vocab_size=VOCABULARY)
+    fingerprint = make_fingerprint(top_k=top_k, positions=POSITIONS, vocab_size=VOCABULARY, **changes)
     seconds = 0.0
     with CacheWriter(folder, Plan(fingerprint=fingerprint, rows=len(rows) * shards, shard_rows=len(rows))) as writer:
         for index in writer.missing:

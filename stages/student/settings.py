@@ -33,7 +33,7 @@ class StudentSettings(BaseModel):
     learning_rate: float = Field(
         5e-5,
         gt=0,
-        description="Peak of the schedule. Adapters want a higher one than whole weights do, some ten times as a start.",
+        description="Peak of the schedule. LoRA usually wants some ten times as much; that was not measured here.",
     )
     epochs: int = Field(8, ge=1, description="Passes over as many rows as the cache has.")
     batch_rows: int = Field(16, ge=2, description="Rows per optimiser step, over all processes.")

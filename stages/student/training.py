@@ -99,8 +99,9 @@ class StudentTrainer:
                 if self._has_stalled(history):
                     break
                 minutes = (time.monotonic() - saved_at) / 60
-                metrics, must_stop, save_is_due = self._step(step, stop, minutes)
+                metrics = self._step(step)
                 history.append(metrics)
+                must_stop, save_is_due = self._agree(step, stop, minutes)
                 if log:
                     log.write(metrics)
                     report(metrics)
@@ -137,14 +138,13 @@ class StudentTrainer:
         """The network inside the engine."""
         return self.engine.network
 
-    def _step(self, step: int, stop: StopRequest, minutes: float) -> tuple[StepMetrics, bool, bool]:
-        """One optimiser step; its metrics, and whether to stop and whether to save after it, the same for all processes."""
+    def _step(self, step: int) -> StepMetrics:
         began = time.perf_counter()
         rows = self.stream.rows_of(step)
         rate = learning_rate_at(step, self.settings, total_steps=self.total_steps)
         self.engine.set_learning_rate(rate)
-        # Sum of losses and count of rows per split, tokens; then a vote for stopping and process 0's clock.
-        totals = torch.zeros(7, dtype=torch.float64)
+        # Sum of losses and count of rows per split, then tokens.
+        totals = torch.zeros(5, dtype=torch.float64)
         norm: float | None = None
         for batch in self._micro_batches(rows):
             loss_B = self._losses(batch)
@@ -157,9 +157,7 @@ class StudentTrainer:
                 totals[place] += loss_B.detach()[chosen].sum().double().cpu()
                 totals[place + 1] += chosen.sum().cpu()
             totals[4] += batch.mask_BL.sum().cpu()
-        totals[5] = float(stop.received)
-        totals[6] = minutes if self.rank == 0 else 0.0
-        forget_sum, forget_count, retain_sum, retain_count, tokens, stops, minutes = self._summed(totals)
+        forget_sum, forget_count, retain_sum, retain_count, tokens = self._summed(totals)
         if norm is None or not np.isfinite(norm):
             raise TrainingError(
                 f"The gradient norm at step {step} is {norm}.",
@@ -168,7 +166,7 @@ class StudentTrainer:
             )
         seconds = time.perf_counter() - began
         epoch_is_over = (step + 1) % self.stream.steps_per_epoch == 0
-        metrics = StepMetrics(
+        return StepMetrics(
             step=step,
             epoch=(step + 1) / self.stream.steps_per_epoch,
             loss=(forget_sum + retain_sum) / len(rows),
@@ -180,9 +178,14 @@ class StudentTrainer:
             tokens_per_s=tokens / seconds,
             step_s=seconds,
         )
+
+    def _agree(self, step: int, stop: StopRequest, minutes: float) -> tuple[bool, bool]:
+        """Whether to stop and whether to save after this step: one answer for all processes, by process 0's clock."""
         every, most = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
         is_due = (every is not None and (step + 1) % every == 0) or (most is not None and minutes >= most)
-        return metrics, stops > 0, is_due
+        votes = torch.tensor([stop.received, is_due and self.rank == 0], dtype=torch.float64)
+        stops, saves = self._summed(votes)
+        return stops > 0, saves > 0
 
     def _losses(self, batch: Batch) -> torch.Tensor:
         student_BTK = student_logits(self.engine, batch)
