@@ -94,7 +94,7 @@ class Engine(Protocol):
     ) -> list[np.ndarray]:
         """One continuation per prompt, drawn at temperature 1 with a seed of its own: int32 [T] each, in order.
 
-        The same seed gives the same draw on the same engine and machine, whatever else is in the batch.
+        The same seed gives the same draw on the same engine and machine, up to the rounding that another batch brings.
         """
         ...
 

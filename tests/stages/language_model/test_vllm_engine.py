@@ -217,3 +217,46 @@ def test_k_may_be_the_whole_vocabulary_for_vllm_too(tiny_model: Path) -> None:
             assert one.topk_ids.shape == other.topk_ids.shape == (2, top_k)
             assert all(len(set(ids_K.tolist())) == top_k for ids_K in one.topk_ids)
             np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=1e-4, rtol=0)
+
+
+@dataclass(frozen=True)
+class Likely:
+    """What one engine, started for log-probabilities, finds of the same texts and draws."""
+
+    values: list[np.ndarray]
+    top_logits_K: np.ndarray
+    draws: list[list[list[int]]]
+
+
+def likely(name: EngineName, model: Path) -> Likely:
+    prompts = [[10, 11, 12, 20 + place, *range(30, 30 + place)] for place in range(6)]
+    given = [[200 + place, *range(100, 100 + place)] for place in range(len(prompts))]
+    engine = start_engine(
+        name,
+        EngineOptions(
+            model=model, dtype="float32", context_length=64, stop_ids=(2,), batch_rows=4, log_probabilities=True
+        ),
+    )
+    return Likely(
+        values=engine.log_probabilities(prompts, given),
+        top_logits_K=engine.continue_greedily(prompts[:1], max_tokens=1, top_k=K)[0].topk_logits[0],
+        draws=[
+            [ids.tolist() for ids in engine.sample([prompts[0]] * 8, seeds=range(first, first + 8), max_tokens=4)]
+            for first in (0, 0, 8)
+        ],
+    )
+
+
+def test_both_engines_find_a_text_as_likely_and_a_seed_draws_the_same_again(tiny_model: Path) -> None:
+    vllm, reference = (in_own_process(likely, name, tiny_model) for name in ("vllm", "transformers"))
+
+    for one, other in zip(vllm.values, reference.values, strict=True):
+        assert one.dtype == np.float32
+        np.testing.assert_allclose(one, other, atol=1e-3, rtol=0)
+    assert [len(one) for one in vllm.values] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose(vllm.top_logits_K, reference.top_logits_K, atol=1e-3, rtol=0)
+    for said in (vllm, reference):
+        again, other = said.draws[1], said.draws[2]
+        assert said.draws[0] == again != other
+        assert len({tuple(draw) for draw in again}) > 1
+        assert all(1 <= len(draw) <= 4 for draw in again)
