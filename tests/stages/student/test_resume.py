@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from workspace import Workspace, make_workspace
 
 pytestmark = pytest.mark.slow
-# Eight steps, a checkpoint after each but the last.
-SETTINGS = ("student.epochs=4", "student.checkpoint_steps=1")
-STEPS = 8
+# Sixteen steps, a checkpoint after each but the last: enough for a signal to arrive in time.
+SETTINGS = ("student.epochs=8", "student.checkpoint_steps=1")
+STEPS = 16
 
 
 @pytest.fixture(scope="module")
