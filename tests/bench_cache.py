@@ -12,25 +12,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_capture import every_fourth_query
 from bench_faults import fault_lines
-from conftest import ROOT, make_fingerprint, make_provenance
+from bench_rows import POSITIONS, SEED, made_up_rows, write
+from conftest import ROOT
 
 from stages.language_model.hardware import describe_hardware
-from stages.logit_cache.manifest import SHARDS, Prefix
+from stages.logit_cache.manifest import SHARDS
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.rows import Row
-from stages.logit_cache.writer import CacheWriter, Plan
 
-SEED = 0
-VOCABULARY, POSITIONS, SHARD_ROWS = 49152, 16, 1250  # 20 000 positions per shard
+SHARD_ROWS = 1250  # 20 000 positions per shard
 REPEATS = 5
 CAPTURED_POSITIONS = (1, 8)
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}:{ROOT / 'tests/stages/logit_cache'}"}
@@ -48,44 +44,6 @@ for row in opened.rows():
 # Not ru_maxrss: that begins with the memory of the process which started this one.
 print(int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024)
 """
-
-
-def made_up_rows(count: int, top_k: int) -> list[Row]:
-    """Rows as large as real ones: 16 positions, 30 tokens of query, logits that bfloat16 can hold."""
-    rng = np.random.default_rng(SEED)
-    rows = []
-    for index in range(count):
-        ids = np.stack([rng.permutation(VOCABULARY)[:top_k] for _ in range(POSITIONS)]).astype(np.int32)
-        steps = 1 + rng.geometric(0.4, (POSITIONS, top_k))
-        logits = (25 - np.cumsum(steps, axis=1) * 0.125).astype(np.float32)
-        rows.append(
-            Row(
-                example_id=f"{index:032x}",
-                split="retain",
-                query=f"query {index}",
-                student_input_ids=rng.integers(0, VOCABULARY, 30, dtype=np.int32),
-                response_ids=ids[:, 0],
-                student_positions=np.arange(29, 29 + POSITIONS, dtype=np.int32),
-                topk_ids=ids,
-                topk_logits=logits,
-            )
-        )
-    return rows
-
-
-def write(folder: Path, rows: list[Row], shards: int, **changes: object) -> float:
-    """Write the rows once per shard, each time as other examples; returns processor seconds. changes: to the fingerprint."""
-    top_k = rows[0].topk_ids.shape[1]
-    fingerprint = make_fingerprint(top_k=top_k, positions=POSITIONS, vocab_size=VOCABULARY, **changes)
-    seconds = 0.0
-    with CacheWriter(folder, Plan(fingerprint=fingerprint, rows=len(rows) * shards, shard_rows=len(rows))) as writer:
-        for index in writer.missing:
-            own = [replace(row, example_id=f"{index:08x}{row.example_id[8:]}") for row in rows]
-            began = time.process_time()
-            writer.write(index, own)
-            seconds += time.process_time() - began
-        writer.publish(Prefix(text="", token_ids=[]), make_provenance(len(rows)), None, None)
-    return seconds
 
 
 def seconds_of(work: Callable[[], object]) -> float:

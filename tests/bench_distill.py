@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_cache import VOCABULARY, made_up_rows, write
+from bench_rows import VOCABULARY, made_up_rows, write
 from conftest import ROOT
 
 from pipeline.default_model import DEFAULT_FOLDER
