@@ -21,7 +21,8 @@ def main(model: Path, cache: Path, out: Path) -> None:
     trainer = StudentTrainer(model, LogitCache(cache), settings)
     trainer.train(out)
     with torch.no_grad():
-        logits = trainer.engine(torch.arange(3, 23, device=trainer.engine.device)[None], use_cache=False).logits.cpu()
+        ids = torch.arange(3, 23, device=trainer.engine.device)[None]
+        logits = trainer.engine(input_ids=ids, use_cache=False).logits.cpu()
     weights = trainer.consolidated_weights()
     if trainer.rank == 0:
         torch.save(logits, out / "logits.pt")
