@@ -41,7 +41,7 @@ DISK_GB = {"cpu": 6, "cuda": 16, "portable": 4}
 COMPILERS = {"C": ("cc", "gcc", "clang"), "C++": ("c++", "g++", "clang++")}
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # Their builds import torch or are only published as source, so they come after the wheels.
-FROM_SOURCE = ("deepspeed", "rouge-score")
+FROM_SOURCE = ("deepspeed", "rouge-score", "sqlitedict", "word2number")
 # The cpu lock is made for x86_64; these two are its only lines that other machines lack.
 X86_ONLY = ("intel-openmp", "intel-cmplr-lib-ur")
 VERIFY = """
