@@ -1,5 +1,6 @@
 """What can be set about training, and what DeepSpeed is told."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -208,3 +209,29 @@ def deepspeed_config(settings: TrainingSettings, *, world: int) -> dict[str, Any
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+
+
+class RelearningSettings(TrainingSettings):
+    """The attacker who trains an unlearned model again; each run is a process of its own, on one device."""
+
+    section: ClassVar[str] = "relearning"
+
+    steps: tuple[int, ...] = Field(
+        (0, 1, 2, 4, 8, 16, 32),
+        min_length=2,
+        description="Optimiser steps after which the model is asked; the last ends the run.",
+    )
+    unrelated: Path | None = Field(
+        None,
+        description="Question file with answers, on other matters, for the second run; default: that run is left out.",
+    )
+    learning_rate: float = Field(5e-5, gt=0, description="Peak of the schedule.")
+    batch_rows: int = Field(8, ge=1, description="Rows per optimiser step.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> "RelearningSettings":
+        if self.steps[0] != 0 or any(later <= earlier for earlier, later in pairwise(self.steps)):
+            raise ValueError("steps must rise from 0: the curve begins before the first step")
+        return self

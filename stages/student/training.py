@@ -33,7 +33,7 @@ class StudentTrainer:
 
     lesson: what is learnt, a `Distillation` or a `Finetuning`.
     checkpoints: those of the run, from the newest of which it goes on; None trains without any.
-    stop_file: asks for a stop, as SIGTERM does, by being there.
+    stop_file: asks for a stop, as SIGTERM does, by being there. total_steps: instead of the settings' epochs.
     Raises TrainingError if batch and processes do not fit, ModelError if the model cannot be loaded, OutputExists if
     there is a checkpoint of another run.
     """
@@ -46,13 +46,14 @@ class StudentTrainer:
         checkpoints: Checkpoints | None = None,
         *,
         stop_file: Path | None = None,
+        total_steps: int | None = None,
     ) -> None:
         self.settings = settings
         self._lesson = lesson
         start_process_group()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.stream = lesson.stream
-        self.total_steps = self.stream.steps_per_epoch * settings.epochs
+        self.total_steps = total_steps or self.stream.steps_per_epoch * settings.epochs
         torch.manual_seed(settings.seed)
         self._checkpoints = checkpoints
         self._stop_file = stop_file

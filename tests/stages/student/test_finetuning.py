@@ -117,9 +117,9 @@ zero_stage = 0
 def said(model: Path, question: str) -> str:
     tokenizer = load_tokenizer(model)
     stop_ids = tuple(end_of_turn_ids(model, tokenizer))
-    engine = start_engine("transformers", EngineOptions(model, "float32", 64, stop_ids))
+    engine = start_engine("transformers", EngineOptions(model, "float32", 128, stop_ids))
     prompter = Prompter(tokenizer, "chat")
-    return prompter.decode(engine.continue_greedily([prompter.ids(question)], max_tokens=16)[0].token_ids.tolist())
+    return prompter.decode(engine.continue_greedily([prompter.ids(question)], max_tokens=48)[0].token_ids.tolist())
 
 
 @pytest.mark.slow
