@@ -4,6 +4,7 @@ CONFIG ?= capitals
 CACHE  ?= cache/demo
 RUN    ?= runs/demo
 SWEEP  ?= runs/sweep
+CONTROL ?=
 SET    ?=
 SEEDS  ?= 0 1 2
 VENV   ?= .venv
@@ -50,8 +51,8 @@ distill: setup ## Stage two: CONFIG and CACHE → RUN/model
 evaluate: setup ## Score base, teacher and RUN/model → RUN/evaluation.json
 	$(DUET) evaluate $(SETTINGS) --model $(RUN)/model --out $(RUN)/evaluation.json
 
-audit: setup ## The evaluation with every attack, leak@k and fluency → RUN/audit.json
-	$(DUET) evaluate $(SETTINGS) --audit --model $(RUN)/model --out $(RUN)/audit.json
+audit: setup ## Is it really forgotten? Every attack, leak@k, quantisation, layers, relearning → RUN/audit.json
+	$(DUET) audit $(SETTINGS) --model $(RUN)/model $(if $(CONTROL),--control $(CONTROL)) --out $(RUN)/audit.json
 
 sweep: setup ## Many runs on one frozen CACHE: the axes under [sweep] of CONFIG → SWEEP/leaderboard.*
 	$(DUET) sweep $(SETTINGS) --cache $(CACHE) --out $(SWEEP)

@@ -10,6 +10,7 @@ import click
 
 from pipeline import __version__
 from pipeline.ask import ask
+from pipeline.audit import audit
 from pipeline.cache import cache
 from pipeline.compare import compare
 from pipeline.default_model import default_model
@@ -46,6 +47,7 @@ def duet(debug: bool) -> None:
     1. duet teacher-cache   the prefixed teacher's Top-K raw logits -> a frozen cache
     2. duet distill         the cache -> a model without the prefix that behaves as with it
     3. duet evaluate        base, teacher and student side by side
+    4. duet audit           is it really forgotten? attacks, quantisation, layers, relearning
     """
 
 
@@ -55,6 +57,7 @@ for command in (
     teacher_cache,
     distill,
     evaluate,
+    audit,
     finetune,
     sweep,
     compare,

@@ -6,13 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-import polars as pl
 
-from pipeline.tables import METRIC_TITLES
+from pipeline.seeds import made_with, seed_tables
 from stages.errors import DataError
 from stages.files import write_atomically
-
-MEAN_OF = {"rouge_l_recall", "refusal_rate", "degenerate_rate"}
 
 
 @click.command()
@@ -33,7 +30,7 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
     refuse_other_questions(found)
     if as_seeds:
         refuse_other_settings(found)
-    text = "\n".join((seed_table if as_seeds else run_table)(list(found.values()))) + "\n"
+    text = "\n".join((seed_tables if as_seeds else run_table)(list(found.values()))) + "\n"
     click.echo(text)
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -101,54 +98,7 @@ def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
         name = ", ".join(f"{key.removeprefix('student.').removeprefix('teacher.')} {own.get(key)}" for key in keys)
         yield row(name or "DUET", evaluation["scores"], "student")
     yield ""
-    yield _made_with(evaluations)
-
-
-def seed_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Means over the runs with the least and the most, then every target with its verdict."""
-    from stages.evaluation.scores import scores_frame
-
-    scores = pl.concat(
-        [scores_frame(evaluation["scores"]).with_columns(run=i) for i, evaluation in enumerate(evaluations)]
-    )
-    keys = ["file", "attack", "metric", "model"]
-    summary = scores.group_by(keys, maintain_order=True).agg(
-        pl.col("mean").mean(), low=pl.col("mean").min(), high=pl.col("mean").max(), n=pl.col("n").first()
-    )
-    cells = {(r["file"], r["attack"], r["metric"], r["model"]): r for r in summary.iter_rows(named=True)}
-    yield f"| questions | n | metric | base | base + prefix (teacher) | DUET, mean of {len(evaluations)} seeds (least – most) |"
-    yield "|---|---:|---|---:|---:|---:|"
-    for file, attack in dict.fromkeys((key[0], key[1]) for key in cells):
-        for metric, title in METRIC_TITLES.items():
-            if metric not in MEAN_OF:
-                continue
-            base, teacher, student = (
-                cells.get((file, attack, metric, model)) for model in ("base", "teacher", "student")
-            )
-            assert student
-            spread = f"{student['mean']:.1f} ({student['low']:.1f} – {student['high']:.1f})"
-            name = f"{file}, {attack} prompt" if attack else file
-            both = " | ".join(_figure(each["mean"] if each else None) for each in (base, teacher))
-            yield f"| {name} | {student['n']} | {title} | {both} | {spread} |"
-    yield ""
-    yield "| target | found | bound | reached |"
-    yield "|---|---:|---:|---|"
-    from stages.evaluation.targets import verdicts
-
-    for verdict in verdicts(summary, evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]):
-        yield f"| {verdict.target} | {verdict.found:.1f} | {verdict.bound:.1f} | {'yes' if verdict.reached else '**no**'} |"
-    yield ""
-    yield _made_with(evaluations)
-
-
-def _made_with(evaluations: Sequence[dict[str, Any]]) -> str:
-    runs = [evaluation["run"] for evaluation in evaluations]
-    seeds = sorted({run["settings"]["student"]["seed"] for run in runs})
-    machines = sorted({run["hardware"] for run in runs})
-    return (
-        f"Points (0–100). Model {runs[0]['base']}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
-        f"{'; '.join(machines)}."
-    )
+    yield made_with(evaluations)
 
 
 def _load(path: Path) -> dict[str, Any]:

@@ -8,17 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from pipeline.console import progress, quieten_libraries
+from pipeline.isolation import in_own_process
 from pipeline.questions import choice_files, everything_asked, question_files
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.language_model.engine import Engine, EngineOptions, start_engine
-from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer
+from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
 from stages.language_model.prompts import Prompter, load_prefix
+
+if TYPE_CHECKING:
+    from pipeline.evaluation_file import Models
 
 
 @dataclass
@@ -52,10 +56,22 @@ def nothing_heard() -> Heard:
     )
 
 
+def hear_all(settings: Settings, models: "Models", baseline: Heard | None) -> Heard:
+    """What every model says, each folder in a process of its own. baseline: base and teacher as heard before."""
+    heard = baseline or nothing_heard()
+    # The base model last: once loaded, it can score everyone's fluency.
+    for role, folder in models.folders.items():
+        if role != "base":
+            heard = in_own_process(hear, settings, folder, (role,), heard)
+    if not baseline or settings.evaluation.fluency:
+        heard = in_own_process(hear, settings, models.base, () if baseline else ("base", "teacher"), heard)
+    return heard
+
+
 def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) -> Heard:
     """The earlier models and these; where the base model is loaded, it also scores everyone's fluency.
 
-    roles: of base, teacher and student those that this folder is; none, only to score fluency.
+    roles: of base, teacher, student and control those that this folder is; none, only to score fluency.
     """
     quieten_libraries()
     from stages.evaluation.choices import choose, longest_choice
@@ -79,7 +95,7 @@ def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) 
             needed = max(
                 needed, longest_choice(prompter, choices, prefixes[each], asked.choice_shots, asked.choice_form)
             )
-    engine = _start(settings, model, needed)
+    engine = start_for(settings, model, needed)
     attacked = {name: files[name] for name in asked.attacked_files}
     heard, seconds = earlier, dict(earlier.seconds)
 
@@ -123,7 +139,7 @@ def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) 
                     advance=advance,
                 )
         heard += new
-    if asked.fluency and "student" not in roles:
+    if asked.fluency and model == resolve_model(settings.model.path):
         heard.answers = _with_fluency(engine, prompter, heard.answers, part)
     heard.seconds = seconds
     return heard
@@ -141,7 +157,11 @@ def _with_fluency(engine: Engine, prompter: Prompter, answers: pl.DataFrame, par
     return pl.concat([done, scored])
 
 
-def _start(settings: Settings, model: Path, needed: int) -> Engine:
+def start_for(settings: Settings, model: Path, needed: int) -> Engine:
+    """An engine for the evaluation. needed: tokens of the longest prompt and answer.
+
+    Raises SettingsError if the model does not hold them: nothing is truncated.
+    """
     if needed > context_length(model):
         raise SettingsError(
             f"The longest prompt and answer take {needed} tokens, {model} holds {context_length(model)}.",

@@ -65,7 +65,7 @@ def everything_asked(settings: Settings) -> "list[Item]":
             raise SettingsError(
                 f"The attack {attack} cannot be made: {reason}.",
                 "It is named under evaluation.attacks, so nothing was asked.",
-                "Give it what it needs, take it out, or use --audit, which makes every attack that can be made.",
+                "Give it what it needs, take it out, or use duet audit, which makes every attack that can be made.",
             )
     return plan(question_files(settings), attacks, materials)
 

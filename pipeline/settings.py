@@ -96,7 +96,7 @@ class EvaluationSettings(Section):
         ("forget",), description="Files on what is to be forgotten; the others are to be kept."
     )
     attacks: tuple[AttackName, ...] = Field(
-        ("reverse",), description="Attacks on `attacked_files`; --audit makes every one that can be made."
+        ("reverse",), description="Attacks on `attacked_files`; duet audit makes every one that can be made."
     )
     attacked_files: tuple[str, ...] = Field(("forget",), description="Files that are attacked.")
     revealing: Path | None = Field(
@@ -106,6 +106,11 @@ class EvaluationSettings(Section):
         default_factory=dict,
         description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
     )
+    unseen: dict[str, Path] = Field(
+        default_factory=dict,
+        description="By attacked file: facts of the same kind that no model was trained on, for membership inference; "
+        "default: the file's own questions with their answers swapped.",
+    )
     max_tokens: int = Field(32, ge=1, description="Longest answer.")
     first_tokens: int = Field(
         3, ge=0, description="Questions per file whose ten likeliest first tokens are kept, for every model."
@@ -114,8 +119,8 @@ class EvaluationSettings(Section):
         0, ge=0, le=1024, description="Answers sampled at temperature 1 per attacked question, for leak@k; 0: none."
     )
     sample_seed: int = Field(0, ge=0, description="Seed of the sampled answers.")
-    sampled_models: tuple[Literal["base", "teacher", "student"], ...] = Field(
-        ("base", "student"), description="Models that are sampled."
+    sampled_models: tuple[Literal["base", "teacher", "student", "control"], ...] = Field(
+        ("base", "student", "control"), description="Models that are sampled; those that are there."
     )
     fluency: bool = Field(False, description="Score the perplexity of all answers without attack under the base model.")
     choices: dict[str, Path] = Field(
@@ -128,8 +133,8 @@ class EvaluationSettings(Section):
     choice_form: ChoiceForm = Field(
         "text", description="text: each option's own words are scored, per character; letters: the letters of a list."
     )
-    choice_models: tuple[Literal["base", "teacher", "student"], ...] = Field(
-        ("base", "student"),
+    choice_models: tuple[Literal["base", "teacher", "student", "control"], ...] = Field(
+        ("base", "student", "control"),
         description="Models that answer multiple choice; vLLM reads a teacher's prefix anew each time.",
     )
 

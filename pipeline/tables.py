@@ -1,13 +1,19 @@
-"""An evaluation in, the table that people read out: on the terminal, and as Markdown."""
+"""An evaluation in, the tables that people read out: on the terminal, and as Markdown."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.table import Table
 
 from pipeline.console import results
 
-ROLES = {"base": "base", "teacher": "base + prefix (teacher)", "student": "DUET (student)"}
+ROLES = {
+    "base": "base",
+    "teacher": "base + prefix (teacher)",
+    "student": "DUET (student)",
+    "control": "never knew (control)",
+}
 METRIC_TITLES = {
     "rouge_l_recall": "ROUGE-L recall",
     "rouge_l_f1": "ROUGE-L F1",
@@ -17,127 +23,157 @@ METRIC_TITLES = {
     "degenerate_rate": "degenerate answers",
     "perplexity": "perplexity under the base (not points)",
 }
-NO_ATTACK = "Δ is the change against the same questions without the attack, paired, with its 95 % interval."
-SUPPLIED = "These prompts supply the answer among others: a hit is recognition, and a guess may hit, too."
+SCORES = "Scores in points (0–100), 95 % bootstrap interval over questions in brackets"
+ATTACKED = (
+    "Attacks, ROUGE-L recall in points ↓. "
+    "Δ is the change against the same questions without the attack, paired, with its 95 % interval."
+)
+SUPPLIED = (
+    "Attacks that supply the answer among others, ROUGE-L recall in points ↓. "
+    "A hit is recognition, and a guess may hit, too."
+)
+LEAKS = "leak@k ↓: points of questions with the answer in full in any of k sampled answers"
+CHOICES = "Multiple choice by likelihood of the options, points answered rightly ↑"
+QUANTISED = "After quantisation of the weights, ROUGE-L recall in points"
+MEMBERSHIP = (
+    "Membership inference, AUC in points: 50 tells nothing; the control's figure, where there is one, is what to expect"
+)
+RELEARNT = "Relearning, ROUGE-L recall in points on the held-out half ↓"
+Scores = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Leading columns by the key of a score, then one column per model. Rows are those of the scores, in their order."""
+
+    title: str
+    columns: Mapping[str, str]
+    scores: Sequence[Scores]
+    with_delta: bool = False
+
+    def rows(self, roles: Sequence[str]) -> Iterator[list[str]]:
+        """The leading cells, n, and a cell per role."""
+        found = {(*self.place(score), score["model"]): score for score in self.scores}
+        for place in dict.fromkeys(map(self.place, self.scores)):
+            cells = [found.get((*place, role)) for role in roles]
+            n = next(cell["n"] for cell in cells if cell)
+            yield [*place, str(n), *(cell_text(cell, with_delta=self.with_delta) for cell in cells)]
+
+    def place(self, score: Scores) -> tuple[str, ...]:
+        """The leading cells of the score's row, without n."""
+        return tuple(str(score[key]) for key in self.columns)
+
+    def markdown(self, roles: Sequence[str]) -> list[str]:
+        """Its lines, title first."""
+        heads = [*self.columns.values(), "n", *(ROLES[role] for role in roles)]
+        rule = "|" + "---|" * len(self.columns) + "---:|" * (1 + len(roles))
+        rows = [f"| {' | '.join(row)} |" for row in self.rows(roles)]
+        return [f"{self.title}.", "", f"| {' | '.join(heads)} |", rule, *rows, ""]
+
+
+def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> Iterator[ScoreTable]:
+    """Every table that the evaluation has scores for."""
+    recall = [score for score in evaluation["scores"] if score["metric"] == "rouge_l_recall"]
+    attacked = [score for score in recall if score["attack"]]
+    by_attack = {"file": "questions", "attack": "attack"}
+
+    def kept(key: str) -> list[Scores]:
+        return [
+            score for score in evaluation.get(key) or () if score.get("metric") in (None, "rouge_l_recall", "accuracy")
+        ]
+
+    plain = [score for score in evaluation["scores"] if not score["attack"] and score["metric"] in METRIC_TITLES]
+    order = list(METRIC_TITLES)
+    plain.sort(key=lambda score: order.index(score["metric"]))
+    files = list(dict.fromkeys(score["file"] for score in evaluation["scores"]))
+    plain.sort(key=lambda score: files.index(score["file"]))
+    named = [{**score, "metric": _title(score["metric"], score["file"] in forget_files)} for score in plain]
+    tables = (
+        ScoreTable(SCORES, {"file": "questions", "metric": "metric"}, named),
+        ScoreTable(ATTACKED, by_attack, [s for s in attacked if not s.get("supplies_answer")], with_delta=True),
+        ScoreTable(SUPPLIED, by_attack, [s for s in attacked if s.get("supplies_answer")], with_delta=True),
+        ScoreTable(LEAKS, {"file": "questions", "k": "k"}, kept("leaks")),
+        ScoreTable(CHOICES, {"file": "questions"}, kept("choices")),
+        ScoreTable(QUANTISED, {"file": "questions", "weights": "weights"}, kept("quantisation")),
+        ScoreTable(
+            MEMBERSHIP,
+            {"file": "questions", "score": "score", "compared_with": "against"},
+            [{**score, "mean": score["auc"]} for score in evaluation.get("membership") or ()],
+        ),
+        ScoreTable(RELEARNT, {"file": "questions", "trained_on": "trained on", "step": "step"}, kept("relearning")),
+    )
+    return (table for table in tables if table.scores)
 
 
 def print_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> None:
-    """The score tables on stdout: mean in points, 95 % interval in brackets; attacks with what they change."""
-    table = _table("Scores in points (0–100), 95 % bootstrap interval over questions", ("questions", "n", "metric"))
-    previous = None
-    for name, n, metric, cells in _rows(evaluation, forget_files):
-        if previous not in (None, name):
-            table.add_section()
-        table.add_row(name if name != previous else "", str(n), metric, *cells)
-        previous = name
-    results.print(table)
-    for title, columns, rows in _more_tables(evaluation):
-        table = _table(title, columns)
-        for row in rows:
-            table.add_row(*row)
+    """All tables on stdout, what was not measured, and Performance Shift."""
+    roles = roles_of(evaluation)
+    for each in score_tables(evaluation, forget_files):
+        table = Table(title=each.title)
+        for column in each.columns.values():
+            table.add_column(column)
+        for column in ("n", *(ROLES[role] for role in roles)):
+            table.add_column(column, justify="right")
+        previous = None
+        for first, *others in each.rows(roles):
+            if previous not in (None, first):
+                table.add_section()
+            table.add_row(first if first != previous else "", *others)
+            previous = first
         results.print(table)
     for name, reason in evaluation.get("not_measured", {}).items():
         results.print(f"Not measured: {name} ({reason})", markup=False)
-    shift = evaluation["performance_shift"]
-    parts = ", ".join(f"{name} {_points(value)}" for name, value in shift["parts"].items())
-    value = _points(shift["value"])
-    results.print(f"Performance Shift: {value}  ({parts})", markup=False)
-    if shift["not_measured"]:
-        results.print(
-            f"  not measured: {', '.join(shift['not_measured'])}; the sum of the others is {_points(shift['sum_of_measured'])}"
-        )
-    for name, stand_in in shift.get("stand_ins", {}).items():
-        results.print(
-            f"  {name} {_points(stand_in['part'])} stands where {stand_in['stands_for']} would; it is in no sum",
-            markup=False,
-        )
+    for line in _shift_lines(evaluation["performance_shift"]):
+        results.print(line, markup=False)
 
 
 def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> str:
-    """The same tables as Markdown."""
-    lines = [f"| questions | n | metric | {' | '.join(ROLES.values())} |", "|---|---:|---|---:|---:|---:|"]
-    lines += [
-        f"| {name} | {n} | {metric} | {' | '.join(cells)} |"
-        for name, n, metric, cells in _rows(evaluation, forget_files)
-    ]
-    lines += ["", "Points (0–100), 95 % bootstrap interval over questions in brackets."]
-    for title, columns, rows in _more_tables(evaluation):
-        lines += ["", title, "", f"| {' | '.join((*columns, *ROLES.values()))} |"]
-        lines += ["|---|---|---:|---:|---:|---:|", *(f"| {' | '.join(row)} |" for row in rows)]
+    """The same as Markdown."""
+    roles = roles_of(evaluation)
+    lines: list[str] = []
+    for each in score_tables(evaluation, forget_files):
+        lines += each.markdown(roles)
     for name, reason in evaluation.get("not_measured", {}).items():
-        lines += ["", f"Not measured: {name} ({reason})."]
-    return "\n".join(lines) + "\n"
+        lines += [f"Not measured: {name} ({reason}).", ""]
+    return "\n".join(lines)
 
 
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title)
-    for column in (*columns, *ROLES.values()):
-        table.add_column(column, justify="left" if column in ("questions", "metric", "attack") else "right")
-    return table
+def roles_of(evaluation: Mapping[str, Any]) -> list[str]:
+    """The models that have scores, in the order of all tables."""
+    there = {score["model"] for score in evaluation["scores"]}
+    return [role for role in ROLES if role in there]
 
 
-def _rows(evaluation: dict[str, Any], forget_files: Sequence[str]) -> Iterator[tuple[str, int, str, list[str]]]:
-    """Every metric of every file without attack."""
-    scores = [score for score in evaluation["scores"] if not score["attack"]]
-    found = {(s["file"], s["metric"], s["model"]): s for s in scores}
-    for file in dict.fromkeys(s["file"] for s in scores):
-        wanted = "↓" if file in forget_files else "↑"
-        for metric, title in METRIC_TITLES.items():
-            cells = [found.get((file, metric, role)) for role in ROLES]
-            if not any(cells):
-                continue
-            n = next(cell["n"] for cell in cells if cell)
-            arrow = {"refusal_rate": "↑" if wanted == "↓" else "↓", "degenerate_rate": "↓", "perplexity": "↓"}.get(
-                metric, wanted
-            )
-            yield file, n, f"{title} {arrow}", [_cell(cell) for cell in cells]
+def _title(metric: str, to_forget: bool) -> str:
+    wanted = "↓" if to_forget else "↑"
+    arrows = {"refusal_rate": "↑" if to_forget else "↓", "degenerate_rate": "↓", "perplexity": "↓"}
+    return f"{METRIC_TITLES[metric]} {arrows.get(metric, wanted)}"
 
 
-def _more_tables(evaluation: dict[str, Any]) -> Iterator[tuple[str, tuple[str, str, str], list[list[str]]]]:
-    """Title, three leading columns and rows of the tables on attacks, leak@k and multiple choice, where there are any."""
-    for title, rows in _attack_tables(evaluation):
-        yield title, ("questions", "attack", "n"), rows
-    for title, name, column, key in (
-        ("leak@k ↓: points of questions with the answer in full in any of k sampled answers", "leaks", "k", "k"),
-        ("Multiple choice by likelihood of the options, points answered rightly ↑", "choices", "metric", "metric"),
-    ):
-        found = {(str(s["file"]), str(s[key]), s["model"]): s for s in evaluation.get(name, ())}
-        rows = []
-        for file, each in dict.fromkeys(place[:2] for place in found):
-            cells = [found.get((file, each, role)) for role in ROLES]
-            rows.append([file, each, str(next(cell["n"] for cell in cells if cell)), *map(_cell, cells)])
-        if rows:
-            yield title, ("questions", column, "n"), rows
+def _shift_lines(shift: Mapping[str, Any]) -> Iterator[str]:
+    parts = ", ".join(f"{name} {_points(value)}" for name, value in shift["parts"].items())
+    yield f"Performance Shift: {_points(shift['value'])}  ({parts})"
+    if shift["not_measured"]:
+        missing = ", ".join(shift["not_measured"])
+        yield f"  not measured: {missing}; the sum of the others is {_points(shift['sum_of_measured'])}"
+    for name, stand_in in shift.get("stand_ins", {}).items():
+        part = _points(stand_in["part"])
+        yield f"  {name} {part} stands where {stand_in['stands_for']} would; it is in no sum"
 
 
-def _attack_tables(evaluation: dict[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
-    """Recall under each attack and what the attack changes; those that supply the answer in a table of their own."""
-    scores = [s for s in evaluation["scores"] if s["attack"] and s["metric"] == "rouge_l_recall"]
-    found = {(s["file"], s["attack"], s["model"]): s for s in scores}
-    for supplied, note in ((False, NO_ATTACK), (True, SUPPLIED)):
-        rows = []
-        for file, attack in dict.fromkeys(
-            (s["file"], s["attack"]) for s in scores if bool(s.get("supplies_answer")) is supplied
-        ):
-            cells = [found.get((file, attack, role)) for role in ROLES]
-            n = next(cell["n"] for cell in cells if cell)
-            rows.append([file, attack, str(n), *(_cell(cell) + _delta(cell) for cell in cells)])
-        if rows:
-            yield f"Attacks, ROUGE-L recall in points ↓. {note}", rows
-
-
-def _cell(score: dict[str, Any] | None) -> str:
+def cell_text(score: Scores | None, *, with_delta: bool = False) -> str:
+    """Mean with its interval; over seeds, where a score has `least` and `most`, these instead."""
     if score is None:
         return "–"
-    interval = "" if score["low"] is None else f" [{score['low']:.0f}, {score['high']:.0f}]"
-    return f"{score['mean']:.1f}{interval}"
-
-
-def _delta(score: dict[str, Any] | None) -> str:
-    if score is None or score.get("delta") is None:
-        return ""
-    interval = "" if score["delta_low"] is None else f" [{score['delta_low']:+.0f}, {score['delta_high']:+.0f}]"
-    return f", Δ {score['delta']:+.1f}{interval}"
+    text = f"{score['mean']:.1f}"
+    if score.get("least") is not None:
+        text += f" ({score['least']:.1f} – {score['most']:.1f})"
+    elif score["low"] is not None:
+        text += f" [{score['low']:.0f}, {score['high']:.0f}]"
+    if not with_delta or score.get("delta") is None:
+        return text
+    bounds = "" if score.get("delta_low") is None else f" [{score['delta_low']:+.0f}, {score['delta_high']:+.0f}]"
+    return f"{text}, Δ {score['delta']:+.1f}{bounds}"
 
 
 def _points(value: float | None) -> str:

@@ -16,7 +16,8 @@ from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
 from stages.language_model.prompts import Prefix, Prompter
 
-ModelRole = Literal["base", "teacher", "student"]
+# control: a model that never knew what is to be forgotten.
+ModelRole = Literal["base", "teacher", "student", "control"]
 
 ANSWER_SCHEMA = {
     "model": pl.String,

@@ -1,0 +1,147 @@
+"""`duet audit`: the evaluation with every attack, and what lies deeper: quantisation, layers, membership, relearning.
+
+Each part is written down as soon as it is measured, so that a killed audit goes on where it was; the file appears last.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+
+from pipeline.audit_parts import PARTS
+from pipeline.console import quieten_libraries, say
+from pipeline.evaluation_file import (
+    Models,
+    baseline_heard,
+    holds_already,
+    not_asked,
+    publish,
+    run_record,
+    summarise,
+)
+from pipeline.options import settings_options
+from pipeline.questions import left_out
+from pipeline.settings import Settings, load_settings
+from stages.errors import DuetError
+from stages.evaluation.attacks import AttackName
+from stages.files import write_json
+from stages.logit_cache.fingerprint import sha256_json
+
+SAMPLES = 32
+
+
+@click.command()
+@settings_options
+@click.option("--model", "student", required=True, help="The unlearned model: a folder or a hub name.")
+@click.option("--control", help="A model that never knew what is forgotten, to be read beside the student.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file for scores and answers.")
+@click.option(
+    "--baseline",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="An earlier audit whose answers of base and teacher are taken over; refused unless they were made alike.",
+)
+@click.option("--without", multiple=True, type=click.Choice(list(PARTS)), help="Leave a part out; may be repeated.")
+def audit(
+    config: str,
+    overrides: tuple[str, ...],
+    student: str,
+    control: str | None,
+    out: Path,
+    baseline: Path | None,
+    without: tuple[str, ...],
+) -> None:
+    """Is it really forgotten? Everything that the settings have the files for, and each thing left out with its reason.
+
+    \b
+    Examples:
+      duet audit --config capitals --model runs/demo/model --out runs/demo/audit.json --without relearning
+      duet audit --config fictitious --model … --control runs/fictitious/never-knew/model --out …
+    """
+    settings, not_measured = audited(load_settings(config, overrides))
+    quieten_libraries()
+    models = Models.named(base=settings.model.path, student=student, control=control)
+    inputs = models.inputs(settings) | {"relearning": sha256_json(settings.relearning.determining())}
+    if holds_already(out, inputs | {"without": " ".join(sorted(without))}, settings):
+        return
+    began = time.perf_counter()
+    desk = Desk(out.with_suffix(".parts"), inputs)
+    found = desk.measured("questions", lambda: _questions(settings, models, baseline, inputs["base"]))
+    for name, part in PARTS.items():
+        if name in without:
+            found |= dict.fromkeys(part.keys)
+            not_measured |= dict.fromkeys(part.keys, f"left out by --without {name}")
+            continue
+        try:
+            measured = desk.measured(name, lambda part=part: part.measure(settings, models))
+        except DuetError as error:
+            # One part that cannot be measured must not cost the others; its reason stands in the file and on the screen.
+            say(f"Not measured: {name}. {error}")
+            found |= dict.fromkeys(part.keys)
+            not_measured |= dict.fromkeys(part.keys, error.found)
+            continue
+        not_measured |= measured.pop("not_measured", {})
+        found |= measured
+    if control is None:
+        not_measured["never-knew control"] = (
+            "no --control was given, so what comes back cannot be told from what is learnt"
+        )
+    spent = desk.seconds | found.pop("seconds", {})
+    total = time.perf_counter() - began + desk.seconds_before
+    evaluation = {
+        **found,
+        "not_measured": not_measured | not_asked(settings),
+        "run": run_record(
+            settings, models, inputs | {"without": " ".join(sorted(without))}, seconds=total, parts=spent
+        ),
+    }
+    publish(evaluation, out, settings, models)
+    desk.clear()
+
+
+class Desk:
+    """What has been measured so far, one file per part, for an audit of these inputs and no other."""
+
+    def __init__(self, folder: Path, inputs: dict[str, str]) -> None:
+        self.seconds: dict[str, float] = {}
+        self.seconds_before = 0.0
+        self._folder, self._inputs = folder, inputs
+
+    def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The part as it was measured before, or measured now and written down. Remembers the seconds it took."""
+        path = self._folder / f"{name}.json"
+        if path.is_file():
+            record = json.loads(path.read_bytes())
+            if record["inputs"] == self._inputs:
+                say(f"{name}: measured before, taken from {path}.")
+                self.seconds[name] = record["seconds"]
+                self.seconds_before += record["seconds"]
+                return dict(record["found"])
+        began = time.perf_counter()
+        found = measure()
+        self.seconds[name] = round(time.perf_counter() - began, 1)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"inputs": self._inputs, "seconds": self.seconds[name], "found": found})
+        return dict(found)
+
+    def clear(self) -> None:
+        """Remove what the finished file now holds."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
+    """The settings with every attack that they have the files for, leak@k and fluency; and why what is missing is."""
+    missing = left_out(settings)
+    attacks = tuple(attack for attack in get_args(AttackName) if attack not in missing)
+    more = {"attacks": attacks, "samples": settings.evaluation.samples or SAMPLES, "fluency": True}
+    return settings.with_evaluation(**more), {f"attack {name}": reason for name, reason in missing.items()}
+
+
+def _questions(settings: Settings, models: Models, baseline: Path | None, inputs: str) -> dict[str, Any]:
+    from pipeline.hearing import hear_all
+
+    heard = hear_all(settings, models, baseline_heard(baseline, inputs))
+    return {**summarise(heard), "seconds": heard.seconds}

@@ -1,0 +1,80 @@
+"""Evaluations that differ in their seed alone in, their means as Markdown out: what a stranger may rely on."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import polars as pl
+
+from pipeline.tables import ScoreTable, roles_of, score_tables
+
+
+def seed_tables(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Every table of the evaluations as a mean over seeds with the least and the most, then the targets."""
+    forget = evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]
+    if len(evaluations) > 1:
+        yield f"Means over {len(evaluations)} seeds; where runs differ, the least and the most stand in brackets."
+        yield ""
+    tables: dict[str, list[ScoreTable]] = {}
+    for evaluation in evaluations:
+        for table in score_tables(evaluation, forget):
+            tables.setdefault(table.title, []).append(table)
+    roles = roles_of(evaluations[0])
+    for same in tables.values():
+        yield from replace(same[0], scores=_means(same)).markdown(roles)
+    yield from _target_lines(evaluations, forget)
+    yield from _unmeasured_lines(evaluations)
+    yield made_with(evaluations)
+
+
+def _means(tables: Sequence[ScoreTable]) -> list[Mapping[str, Any]]:
+    """One score per row and model: the mean over the tables; its interval stays where there is one table only."""
+    found: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for table in tables:
+        for score in table.scores:
+            found.setdefault((*table.place(score), score["model"]), []).append(score)
+    means = []
+    for scores in found.values():
+        values = [score["mean"] for score in scores]
+        one: dict[str, Any] = {**scores[0], "mean": sum(values) / len(values)}
+        if len(tables) > 1:
+            one |= {"low": None, "high": None, "delta_low": None, "delta_high": None}
+            if min(values) != max(values):
+                one |= {"least": min(values), "most": max(values)}
+            if scores[0].get("delta") is not None:
+                one["delta"] = sum(score["delta"] for score in scores) / len(scores)
+        means.append(one)
+    return means
+
+
+def _target_lines(evaluations: Sequence[dict[str, Any]], forget: Sequence[str]) -> Iterator[str]:
+    """Every target with its verdict, from the means over seeds."""
+    from stages.evaluation.scores import scores_frame
+    from stages.evaluation.targets import verdicts
+
+    scores = pl.concat([scores_frame(evaluation["scores"]) for evaluation in evaluations])
+    keys = ["file", "attack", "metric", "model"]
+    summary = scores.group_by(keys, maintain_order=True).agg(pl.col("mean").mean(), n=pl.col("n").first())
+    yield "| target | found | bound | reached |"
+    yield "|---|---:|---:|---|"
+    for verdict in verdicts(summary, forget):
+        yield f"| {verdict.target} | {verdict.found:.1f} | {verdict.bound:.1f} | {'yes' if verdict.reached else '**no**'} |"
+    yield ""
+
+
+def _unmeasured_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    reasons = {part: reason for each in evaluations for part, reason in each.get("not_measured", {}).items()}
+    for part, reason in reasons.items():
+        yield f"Not measured: {part} ({reason})."
+        yield ""
+
+
+def made_with(evaluations: Sequence[dict[str, Any]]) -> str:
+    """Model, seeds and machine."""
+    runs = [evaluation["run"] for evaluation in evaluations]
+    seeds = sorted({run["settings"]["student"]["seed"] for run in runs})
+    machines = sorted({run["hardware"] for run in runs})
+    return (
+        f"Points (0–100). Model {runs[0]['base']}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
+        f"{'; '.join(machines)}."
+    )
