@@ -15,6 +15,7 @@ from pipeline.compare import compare
 from pipeline.default_model import default_model
 from pipeline.distill import distill
 from pipeline.evaluate import evaluate
+from pipeline.finetune import finetune
 from pipeline.prefixes import prefixes
 from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
@@ -54,6 +55,7 @@ for command in (
     teacher_cache,
     distill,
     evaluate,
+    finetune,
     sweep,
     compare,
     cache,

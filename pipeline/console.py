@@ -27,7 +27,7 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
     # These set their own level when they are imported; a filter stays.
-    for name in ("DeepSpeed", "vllm.triton_utils.importing"):
+    for name in ("DeepSpeed", "vllm.triton_utils.importing", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 

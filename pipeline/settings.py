@@ -25,7 +25,7 @@ from stages.evaluation.attacks import AttackName
 from stages.evaluation.questions import ChoiceForm
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
-from stages.student.settings import StudentSettings
+from stages.student.settings import FinetuneSettings, RelearningSettings, StudentSettings
 
 # Pydantic's own steps inside a location: which kind of axis it is, and that a key is at fault.
 NOT_KEYS = ("[list]", "[range]", "[key]")
@@ -206,6 +206,8 @@ class Settings(Section):
     student: StudentSettings = StudentSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     sweep: SweepSettings = SweepSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
+    relearning: RelearningSettings = RelearningSettings()
 
     def on_validation(self) -> "Settings":
         """The same, asking the validation files. Raises SettingsError if there are none."""

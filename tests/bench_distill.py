@@ -55,10 +55,12 @@ MEMORY_ROWS = 64
 def start(cache: Path, batch_rows: int = STEP_ROWS) -> "StudentTrainer":
     """The trainer of `duet distill`, after one step that warms it up."""
     from stages.logit_cache.reader import LogitCache
+    from stages.student.distillation import Distillation
     from stages.student.settings import StudentSettings
     from stages.student.training import StudentTrainer
 
-    trainer = StudentTrainer(MODEL, LogitCache(cache), StudentSettings(batch_rows=batch_rows, **STUDENT))
+    settings = StudentSettings(batch_rows=batch_rows, **STUDENT)
+    trainer = StudentTrainer(MODEL, Distillation(LogitCache(cache), settings), settings)
     trainer._step(0)
     return trainer
 
@@ -97,10 +99,10 @@ def steps(cache: Path) -> tuple[list[float], list[float], list[float]]:
 
 def peaks(cache: Path, full_logits: bool) -> tuple[float, float]:
     """Peak memory in MB after two steps, and after a pass besides. full_logits: all positions go to the head."""
-    from stages.student import training
+    from stages.student import distillation
 
     if full_logits:
-        training.student_logits = _full_logits
+        distillation.student_logits = _full_logits
     trainer = start(cache, MEMORY_ROWS)
     trainer._step(1)
     after_steps = _peak_mb()

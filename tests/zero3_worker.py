@@ -10,6 +10,7 @@ import torch
 
 from stages.language_model.folder import load_tokenizer
 from stages.logit_cache.reader import LogitCache
+from stages.student.distillation import Distillation
 from stages.student.export import export_model
 from stages.student.settings import StudentSettings
 from stages.student.training import StudentTrainer
@@ -18,7 +19,7 @@ from stages.student.training import StudentTrainer
 def main(model: Path, cache: Path, out: Path) -> None:
     """Train two steps; process 0 writes out/logits.pt, of the network in memory, and out/model."""
     settings = StudentSettings(batch_rows=4, epochs=1, zero_stage=3, learning_rate=1e-2, processes=2)
-    trainer = StudentTrainer(model, LogitCache(cache), settings)
+    trainer = StudentTrainer(model, Distillation(LogitCache(cache), settings), settings)
     trainer.train(out)
     with torch.no_grad():
         ids = torch.arange(3, 23, device=trainer.engine.device)[None]

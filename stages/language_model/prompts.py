@@ -108,6 +108,29 @@ class Prompter:
         whole = "\n\n".join([*_plain_parts(prefix, ()), text])
         return list(self.tokenizer.encode(whole, add_special_tokens=True))
 
+    def response_ids(self, query: str, answer: str, end_ids: Sequence[int]) -> list[int]:
+        """Token ids of an answer to the query as the model is to say it: after `ids(query)`, up to the end of its turn.
+
+        end_ids: ids that end an answer. Raises ModelError if the template puts none of them behind an answer, or
+        something else than its own prompt before it.
+        """
+        if self.template == "plain":
+            assert self.tokenizer.eos_token_id is not None
+            return [*self.tokenizer.encode(f" {answer}", add_special_tokens=False), int(self.tokenizer.eos_token_id)]
+        said = {"role": "assistant", "content": answer}
+        whole = self.tokenizer.apply_chat_template([*_messages(query, None, ()), said], tokenize=False)
+        assert isinstance(whole, str)
+        prompt = self.text(query)
+        ids = list(self.tokenizer.encode(whole.removeprefix(prompt), add_special_tokens=False))
+        end = next((place for place, token in enumerate(ids) if token in end_ids), None)
+        if not whole.startswith(prompt) or end is None:
+            raise ModelError(
+                f"The chat template of {self.tokenizer.name_or_path} does not continue its own prompt with an answer.",
+                "What a model is to say cannot be told from it, so nothing was trained.",
+                "Train on plain text:  --set model.template=plain",
+            )
+        return ids[: end + 1]
+
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
         text = self.tokenizer.decode(ids, skip_special_tokens=True)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from stages.errors import ModelError
 from stages.language_model.engine import (
@@ -32,25 +32,21 @@ OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", 
 
 
 class TransformersEngine:
-    """An `Engine` on transformers, on the GPU if there is one."""
+    """An `Engine` on transformers, on the GPU if there is one.
+
+    network: a model that is in memory already, instead of the one in the options' folder; it is put into evaluation mode.
+    """
 
     name = "transformers"
 
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, network: PreTrainedModel | None = None) -> None:
         self.version = transformers.__version__
         self.hardware = describe_hardware()
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._options = options
         self._stop_ids = np.array(options.stop_ids)
         self.batch_rows = options.batch_rows
-        transformers.utils.logging.disable_progress_bar()
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                options.model, dtype=getattr(torch, options.dtype), attn_implementation=attention_of(options.model)
-            )
-        except (OSError, ValueError) as error:
-            raise ModelError(f"transformers cannot load {options.model}: {error}") from error
-        self._model = model.to(self._device).eval()
+        self._model = (_load(options) if network is None else network).to(self._device).eval()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def continue_greedily(
@@ -234,3 +230,14 @@ def _continuation(ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top
         np.stack([ids_K for ids_K, _ in kept]),
         np.stack([logits_K for _, logits_K in kept]),
     )
+
+
+def _load(options: EngineOptions) -> PreTrainedModel:
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            options.model, dtype=getattr(torch, options.dtype), attn_implementation=attention_of(options.model)
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"transformers cannot load {options.model}: {error}") from error
+    return model

@@ -1,4 +1,4 @@
-"""Stage two, step two: rows of the cache in, padded tensors out.
+"""Stage two, step two: rows in, padded tensors out.
 
 Rows are padded on the left. The supervised positions are each row's last ones, so they all stand at the end of the
 batch, and the model's own `logits_to_keep` computes logits there and nowhere else, with its own scaling and soft-capping.
@@ -6,6 +6,7 @@ batch, and the model's own `logits_to_keep` computes logits there and nowhere el
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,54 +15,75 @@ from stages.logit_cache.rows import Row
 
 
 @dataclass(frozen=True, eq=False)
-class Batch:
-    """One micro-batch. B rows, L tokens, T supervised positions, K candidates.
+class Inputs:
+    """What a network reads in one forward pass. B rows, L tokens, T supervised positions.
 
-    input_BL, mask_BL, positions_BL: int64; padding on the left. topk_ids_BTK: int64; teacher_BTK: float32 raw logits.
-    taught_BT: bool, True where the teacher spoke. forget_B: bool. example_ids: for messages.
+    input_BL, mask_BL, positions_BL: int64; padding on the left. taught_BT: bool, True where there is something to learn.
+    forget_B: bool. example_ids: for messages.
     """
 
     input_BL: torch.Tensor
     mask_BL: torch.Tensor
     positions_BL: torch.Tensor
-    topk_ids_BTK: torch.Tensor
-    teacher_BTK: torch.Tensor
     taught_BT: torch.Tensor
     forget_B: torch.Tensor
     example_ids: tuple[str, ...]
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same batch on another device."""
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return Batch(**moved, example_ids=self.example_ids)
+    def to(self, device: torch.device) -> Self:
+        """The same on another device."""
+        moved: dict[str, Any] = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value for name, value in vars(self).items()
+        }
+        return type(self)(**moved)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Inputs):
+    """One micro-batch of a logit cache. K candidates.
+
+    topk_ids_BTK: int64; teacher_BTK: float32 raw logits. taught_BT: where the teacher spoke.
+    """
+
+    topk_ids_BTK: torch.Tensor
+    teacher_BTK: torch.Tensor
 
 
 def collate(rows: Sequence[Row], *, pad_id: int) -> Batch:
     """Left-pad the rows: student input, then the teacher's tokens but the last, which nothing follows."""
-    inputs = [np.concatenate([row.student_input_ids, row.response_ids[:-1]]) for row in rows]
-    length = max(len(ids) for ids in inputs)
-    taught = max(len(row.response_ids) for row in rows)
-    candidates = rows[0].topk_ids.shape[1]
-
-    input_BL = np.full((len(rows), length), pad_id, dtype=np.int64)
-    mask_BL = np.zeros((len(rows), length), dtype=np.int64)
+    pairs = [(row.student_input_ids, row.response_ids) for row in rows]
+    inputs = pad_left(
+        pairs, pad_id=pad_id, forget=[row.split == "forget" for row in rows], ids=[row.example_id for row in rows]
+    )
+    taught, candidates = inputs.taught_BT.shape[1], rows[0].topk_ids.shape[1]
     ids_BTK = np.zeros((len(rows), taught, candidates), dtype=np.int64)
     teacher_BTK = np.zeros((len(rows), taught, candidates), dtype=np.float32)
-    taught_BT = np.zeros((len(rows), taught), dtype=bool)
-    for index, (row, ids) in enumerate(zip(rows, inputs, strict=True)):
-        input_BL[index, length - len(ids) :] = ids
-        mask_BL[index, length - len(ids) :] = 1
-        own = slice(taught - len(row.response_ids), taught)
-        ids_BTK[index, own] = row.topk_ids
-        teacher_BTK[index, own] = row.topk_logits
-        taught_BT[index, own] = True
-    return Batch(
+    for index, row in enumerate(rows):
+        ids_BTK[index, taught - len(row.response_ids) :] = row.topk_ids
+        teacher_BTK[index, taught - len(row.response_ids) :] = row.topk_logits
+    return Batch(**vars(inputs), topk_ids_BTK=torch.from_numpy(ids_BTK), teacher_BTK=torch.from_numpy(teacher_BTK))
+
+
+def pad_left(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], *, pad_id: int, forget: Sequence[bool], ids: Sequence[str]
+) -> Inputs:
+    """Pairs of prompt and response (token ids, each at least one) as one padded batch; the response's tokens are supervised.
+
+    The logits at the prompt's last token teach the response's first; the response's last token is never read.
+    """
+    read = [np.concatenate([prompt, response[:-1]]) for prompt, response in pairs]
+    length, taught = max(map(len, read)), max(len(response) for _, response in pairs)
+    input_BL = np.full((len(pairs), length), pad_id, dtype=np.int64)
+    mask_BL = np.zeros((len(pairs), length), dtype=np.int64)
+    taught_BT = np.zeros((len(pairs), taught), dtype=bool)
+    for index, (tokens, (_, response)) in enumerate(zip(read, pairs, strict=True)):
+        input_BL[index, length - len(tokens) :] = tokens
+        mask_BL[index, length - len(tokens) :] = 1
+        taught_BT[index, taught - len(response) :] = True
+    return Inputs(
         input_BL=torch.from_numpy(input_BL),
         mask_BL=torch.from_numpy(mask_BL),
         positions_BL=torch.from_numpy(np.maximum(mask_BL.cumsum(axis=1) - 1, 0)),
-        topk_ids_BTK=torch.from_numpy(ids_BTK),
-        teacher_BTK=torch.from_numpy(teacher_BTK),
         taught_BT=torch.from_numpy(taught_BT),
-        forget_B=torch.tensor([row.split == "forget" for row in rows]),
-        example_ids=tuple(row.example_id for row in rows),
+        forget_B=torch.tensor(list(forget)),
+        example_ids=tuple(ids),
     )

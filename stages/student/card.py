@@ -1,34 +1,60 @@
-"""The model card of an unlearned model: what it is, what it was made from, and its scores once there are any."""
+"""The model card of a trained model: what it is, what it was made from, and its scores once there are any."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from stages.files import write_atomically
+from stages.student.settings import TrainingSettings
 
 SCORES_BEGIN, SCORES_END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NOT_YET = "Not evaluated yet. `duet evaluate` fills this in."
 
 
-def model_card(*, base: str, cache_id: str, student_settings: Mapping[str, Any], duet_version: str, method: str) -> str:
-    """Markdown with a YAML head that model hubs read. method: how the weights were trained, in words."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in student_settings.items())
-    return f"""---
-base_model: {base}
-library_name: transformers
-tags: [unlearning, duet]
----
-
-# {Path(base).name}, unlearned with DUET
-
-The effect of an unlearning prefix was distilled into the weights of `{base}` (DUET, ICLR 2026, arXiv 2601.21283):
+def unlearned_card(*, base: str, cache_id: str, settings: TrainingSettings, duet_version: str) -> str:
+    """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it."""
+    return _card(
+        base,
+        settings,
+        tags="unlearning, duet",
+        title=f"{Path(base).name}, unlearned with DUET",
+        about=f"""The effect of an unlearning prefix was distilled into the weights of `{base}` (DUET, ICLR 2026, arXiv 2601.21283):
 on the cached queries, this model's raw logits follow those of the prefixed model. It needs no prefix.
 
-- Method: {method}
+- Method: {settings.method_in_words}
 - Logit cache: `{cache_id}`
 - Made by duet {duet_version}
 
-Unlearning of this kind changes what the model says. It is no proof that nothing can be recovered from the weights.
+Unlearning of this kind changes what the model says. It is no proof that nothing can be recovered from the weights.""",
+    )
+
+
+def finetuned_card(*, base: str, files: Sequence[str], settings: TrainingSettings, duet_version: str) -> str:
+    """The card of a fine-tuned model: one that is to forget, or that never knew."""
+    listed = "\n".join(f"- Trained on: `{file}`" for file in files)
+    return _card(
+        base,
+        settings,
+        tags="duet",
+        title=f"{Path(base).name}, fine-tuned",
+        about=f"""`{base}`, fine-tuned on questions with their answers, to study unlearning.
+
+- Method: {settings.method_in_words}
+{listed}
+- Made by duet {duet_version}""",
+    )
+
+
+def _card(base: str, settings: TrainingSettings, *, tags: str, title: str, about: str) -> str:
+    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.model_dump().items())
+    return f"""---
+base_model: {base}
+library_name: transformers
+tags: [{tags}]
+---
+
+# {title}
+
+{about}
 
 ## Scores
 

@@ -23,7 +23,7 @@ from stages.errors import ModelError, TrainingError
 from stages.language_model.folder import attention_of
 from stages.language_model.hardware import core_count, cuda_is_available
 from stages.student.checkpoints import Checkpoint
-from stages.student.settings import StudentSettings, deepspeed_config
+from stages.student.settings import TrainingSettings, deepspeed_config
 
 UNIVERSAL = "universal"
 
@@ -34,7 +34,7 @@ class StudentEngine:
     Raises ModelError if the model cannot be loaded.
     """
 
-    def __init__(self, model: Path, settings: StudentSettings, start_from: Checkpoint | None = None) -> None:
+    def __init__(self, model: Path, settings: TrainingSettings, start_from: Checkpoint | None = None) -> None:
         self._settings = settings
         world = dist.get_world_size()
         config = deepspeed_config(settings, world=world)
@@ -52,7 +52,7 @@ class StudentEngine:
         )
         self._engine.train()
         if start_from is not None:
-            folder = _make_universal(start_from) if converted else start_from.folder
+            folder = _make_universal(start_from, settings.section) if converted else start_from.folder
             # Strict unless frozen weights were left out.
             strict = settings.method == "full"
             loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name, load_module_strict=strict)
@@ -143,17 +143,17 @@ def check_config(config: dict[str, Any]) -> None:
         raise TrainingError(
             f"DeepSpeed refuses its configuration: {' '.join(str(error).split())[:300]}.",
             "It is checked before the model is loaded, so nothing was trained.",
-            "Change what the student section says about batches, ZeRO and offload; duet settings explains each.",
+            "Change what the settings say about batches, ZeRO and offload; duet settings explains each.",
         ) from error
     if config["bf16"]["enabled"] and not get_accelerator().is_bf16_supported():
         raise TrainingError(
             "This GPU does not compute in bfloat16.",
             "DeepSpeed would refuse it after loading the model, so nothing was trained.",
-            "Train in float32:  --set student.dtype=float32",
+            "Train in float32: set dtype to float32 in the section of this training.",
         )
 
 
-def _make_universal(checkpoint: Checkpoint) -> Path:
+def _make_universal(checkpoint: Checkpoint, section: str) -> Path:
     """The checkpoint in DeepSpeed's universal form, which any number of processes can load, beside it."""
     folder = checkpoint.folder.with_name(f"{UNIVERSAL}.partial")
     if dist.get_rank() == 0:
@@ -165,13 +165,13 @@ def _make_universal(checkpoint: Checkpoint) -> Path:
                 f"{checkpoint.folder}, saved by {checkpoint.world} processes, cannot be made universal: "
                 f"{done.stderr.strip().splitlines()[-1]}",
                 "It is as it was; nothing was trained.",
-                f"Go on with as many processes:  --set student.processes={checkpoint.world}",
+                f"Go on with as many processes:  --set {section}.processes={checkpoint.world}",
             )
     dist.barrier()
     return folder
 
 
-def _load(folder: Path, settings: StudentSettings) -> PreTrainedModel:
+def _load(folder: Path, settings: TrainingSettings) -> PreTrainedModel:
     transformers.utils.logging.disable_progress_bar()
     try:
         network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stages.errors import TrainingError
 from stages.files import TEMPORARY_SUFFIX, sync_folder
-from stages.student.settings import StudentSettings
+from stages.student.settings import TrainingSettings
 
 
-def add_adapters(network: PreTrainedModel, settings: StudentSettings) -> peft.PeftModel:
+def add_adapters(network: PreTrainedModel, settings: TrainingSettings) -> peft.PeftModel:
     """The network with its weights frozen and a trainable adapter on each targeted linear layer.
 
     At the start its logits are those of the bare network; the adapters' first weights come from settings.seed.
@@ -66,7 +66,7 @@ def merge_adapter(base: Path, adapter: Path, *, dtype: str) -> PreTrainedModel:
     return merged
 
 
-def _targets(network: PreTrainedModel, settings: StudentSettings) -> list[str]:
+def _targets(network: PreTrainedModel, settings: TrainingSettings) -> list[str]:
     """Last parts of the names of the linear layers that get an adapter."""
     head = network.get_output_embeddings()
     linear = {
@@ -79,7 +79,7 @@ def _targets(network: PreTrainedModel, settings: StudentSettings) -> list[str]:
         return possible
     if unknown := [target for target in settings.lora_targets if target not in possible]:
         raise TrainingError(
-            f"student.lora_targets names {unknown[0]!r}, and no linear layer of the model is called so.",
+            f"{settings.section}.lora_targets names {unknown[0]!r}, and no linear layer of the model is called so.",
             "An adapter there would not exist, so nothing was trained.",
             f"Known in this model:  {', '.join(possible)}",
         )

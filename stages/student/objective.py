@@ -1,25 +1,33 @@
 """Stage two, step three: DUET's one objective, for forget and retain rows alike."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch.nn.functional import huber_loss
 
 from stages.errors import CacheMismatch
-from stages.student.batches import Batch
+from stages.student.batches import Batch, Inputs
 
 
-def student_logits(model: torch.nn.Module, batch: Batch) -> torch.Tensor:
+def student_logits(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
     """The student's raw logits at the cached ids: float32 [B, T, K].
 
     Only the T supervised positions reach the language-model head, and only the K gathered columns become float32.
     """
-    output = model(
+    return supervised_logits(model, batch).gather(-1, batch.topk_ids_BTK).float()
+
+
+def supervised_logits(model: Callable[..., Any], batch: Inputs) -> torch.Tensor:
+    """Raw logits over the vocabulary at the batch's supervised positions: [B, T, V], in the model's dtype."""
+    logits: torch.Tensor = model(
         input_ids=batch.input_BL,
         attention_mask=batch.mask_BL,
         position_ids=batch.positions_BL,
         logits_to_keep=batch.taught_BT.shape[1],
         use_cache=False,
-    )
-    return output.logits.gather(-1, batch.topk_ids_BTK).float()
+    ).logits
+    return logits
 
 
 def huber_by_position(student_BTK: torch.Tensor, teacher_BTK: torch.Tensor, *, delta: float) -> torch.Tensor:

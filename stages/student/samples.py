@@ -38,10 +38,7 @@ class SampleStream:
     ) -> None:
         held_out, self._rows = {}, {}
         for number, (split, chosen) in enumerate((("forget", forget), ("retain", ~forget))):
-            rows = np.flatnonzero(chosen)
-            count = round(validation_share * len(rows))
-            order = _order(seed, HOLD_OUT + number, 0, len(rows))
-            held_out[split], self._rows[split] = np.sort(rows[order[:count]]), np.sort(rows[order[count:]])
+            held_out[split], self._rows[split] = _hold_out(np.flatnonzero(chosen), seed, number, validation_share)
         self.validation_rows = np.concatenate(list(held_out.values()))
         trained = sum(map(len, self._rows.values()))
         for split, rows in self._rows.items():
@@ -68,14 +65,34 @@ class SampleStream:
         """int64 [B]: cache rows of global batch `step`, forget and retain rows spread evenly over it."""
         parts = []
         for number, (split, count) in enumerate(self._per_batch.items()):
-            rows = self._rows[split]
-            places = np.arange(step * count, (step + 1) * count)
-            orders = {turn: _order(self._seed, number, int(turn), len(rows)) for turn in set(places // len(rows))}
-            parts.append(np.array([rows[orders[place // len(rows)][place % len(rows)]] for place in places]))
+            parts.append(_walk(self._rows[split], self._seed, number, step * count, count))
         # Interleaved by their relative place, so that every contiguous slice, a process's or a micro-batch's, has its share.
         rank = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
         batch: np.ndarray = np.concatenate(parts)[np.argsort(rank, kind="stable")]
         return batch
+
+
+class PooledStream:
+    """The same over rows of one kind: `count` rows, walked in a fresh random order per pass.
+
+    Raises TrainingError if there are fewer rows than a batch takes.
+    """
+
+    def __init__(self, count: int, *, batch_rows: int, seed: int, validation_share: float = 0.0) -> None:
+        self.validation_rows, self._rows = _hold_out(np.arange(count), seed, 0, validation_share)
+        if batch_rows > len(self._rows):
+            raise TrainingError(
+                f"A batch has {batch_rows} rows, and there are {len(self._rows)} to train on.",
+                "A batch that holds a row twice would not be the batch that was asked for.",
+                "Set a smaller batch_rows.",
+            )
+        self._seed = seed
+        self.batch_rows = batch_rows
+        self.steps_per_epoch = math.ceil(len(self._rows) / batch_rows)
+
+    def rows_of(self, step: int) -> np.ndarray:
+        """int64 [B]: rows of global batch `step`."""
+        return _walk(self._rows, self._seed, 0, step * self.batch_rows, self.batch_rows)
 
 
 def own_micro_batches(rows: np.ndarray, *, rank: int, world: int, micro_rows: int) -> Iterator[np.ndarray]:
@@ -87,6 +104,20 @@ def own_micro_batches(rows: np.ndarray, *, rank: int, world: int, micro_rows: in
     own = rows[rank * share : (rank + 1) * share]
     for start in range(0, len(own), micro_rows):
         yield own[start : start + micro_rows]
+
+
+def _hold_out(rows: np.ndarray, seed: int, number: int, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that are held out and those that are not, each in ascending order."""
+    count = round(share * len(rows))
+    order = _order(seed, HOLD_OUT + number, 0, len(rows))
+    return np.sort(rows[order[:count]]), np.sort(rows[order[count:]])
+
+
+def _walk(rows: np.ndarray, seed: int, number: int, start: int, count: int) -> np.ndarray:
+    """int64 [count]: rows from place `start` on of an endless walk, pass after pass, each in an order of its own."""
+    places = np.arange(start, start + count)
+    orders = {turn: _order(seed, number, int(turn), len(rows)) for turn in set(places // len(rows))}
+    return np.array([rows[orders[place // len(rows)][place % len(rows)]] for place in places])
 
 
 @lru_cache(maxsize=8)

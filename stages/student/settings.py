@@ -1,6 +1,8 @@
 """What can be set about training, and what DeepSpeed is told."""
 
-from typing import Any, Literal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -13,10 +15,12 @@ NOT_DETERMINING = {
 }  # fmt: skip
 
 
-class StudentSettings(BaseModel):
-    """Stage two. Rates, sizes and what runs where; the data is the cache's."""
+class TrainingSettings(BaseModel):
+    """How a model is trained, whatever it learns: rates, sizes and what runs where."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    # The section of the settings file, for messages.
+    section: ClassVar[str] = "student"
 
     method: Literal["full", "lora"] = Field(
         "full", description="full trains every weight; lora trains small adapters (PEFT) on a frozen base."
@@ -35,23 +39,11 @@ class StudentSettings(BaseModel):
         gt=0,
         description="Peak of the schedule. LoRA usually wants some ten times as much; that was not measured here.",
     )
-    epochs: int = Field(8, ge=1, description="Passes over as many rows as the cache has.")
+    epochs: int = Field(8, ge=1, description="Passes over as many rows as there are.")
     batch_rows: int = Field(16, ge=2, description="Rows per optimiser step, over all processes.")
     micro_batch_rows: int | None = Field(
         None, ge=1, description="Rows per process and forward pass; default: all of its share."
     )
-    forget_share: float | None = Field(
-        None, gt=0, lt=1, description="Share of forget rows per batch; default: the cache's."
-    )
-    forget_positions: int | None = Field(
-        None, ge=1, description="Positions of each forget row that are supervised, from the first; default: all cached."
-    )
-    retain_positions: int | None = Field(
-        None,
-        ge=1,
-        description="The same for retain rows: more of them hold a kept answer in place beyond its first token.",
-    )
-    huber_delta: float = Field(1.0, gt=0, description="Logit units: where the loss turns from quadratic to linear.")
     warmup_share: float = Field(
         0.1,
         ge=0,
@@ -60,7 +52,7 @@ class StudentSettings(BaseModel):
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(
-        20.0, gt=0, description="Gradients are clipped to this norm; the loss sums over K candidates."
+        20.0, gt=0, description="Gradients are clipped to this norm; distillation's loss sums over K candidates."
     )
     seed: int = Field(
         0, ge=0, description="Order of the rows, and the adapters' first weights. Nothing else is random."
@@ -86,7 +78,7 @@ class StudentSettings(BaseModel):
         2, ge=1, description="Newest checkpoints that stay; a finished run needs none and keeps none."
     )
     validation_share: float = Field(
-        0.0, ge=0, lt=0.5, description="Share of the cache's rows, of each split, that is never trained on."
+        0.0, ge=0, lt=0.5, description="Share of the rows, of each split, that is never trained on."
     )
     patience_epochs: int | None = Field(
         None, ge=1, description="Stop once the validation loss has not fallen for so many epochs; default: never."
@@ -99,7 +91,7 @@ class StudentSettings(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _combinations(self) -> "StudentSettings":
+    def _combinations(self) -> "TrainingSettings":
         if self.offload != "none" and self.zero_stage == 0:
             raise ValueError("offload needs zero_stage 1, 2 or 3")
         if self.offload == "all" and self.zero_stage != 3:
@@ -141,12 +133,42 @@ class StudentSettings(BaseModel):
             raise TrainingError(
                 f"A batch of {self.batch_rows} rows does not divide into {world} processes × micro-batches of {size}.",
                 "Every process must see as many rows, or the mean would be another one.",
-                "Set student.batch_rows to a multiple of processes × student.micro_batch_rows.",
+                f"Set {self.section}.batch_rows to a multiple of processes × {self.section}.micro_batch_rows.",
             )
         return size
 
 
-def learning_rate_at(step: int, settings: StudentSettings, *, total_steps: int) -> float:
+class StudentSettings(TrainingSettings):
+    """Stage two: distillation from a logit cache."""
+
+    forget_share: float | None = Field(
+        None, gt=0, lt=1, description="Share of forget rows per batch; default: the cache's."
+    )
+    forget_positions: int | None = Field(
+        None, ge=1, description="Positions of each forget row that are supervised, from the first; default: all cached."
+    )
+    retain_positions: int | None = Field(
+        None,
+        ge=1,
+        description="The same for retain rows: more of them hold a kept answer in place beyond its first token.",
+    )
+    huber_delta: float = Field(1.0, gt=0, description="Logit units: where the loss turns from quadratic to linear.")
+
+
+class FinetuneSettings(TrainingSettings):
+    """Fine-tuning on questions with their answers: to make a model that knows a topic, and one that never knew it."""
+
+    section: ClassVar[str] = "finetune"
+
+    model: str = Field("models/SmolLM2-135M-Instruct", description="The model to begin with: a folder, or a hub name.")
+    forget: tuple[Path, ...] = Field(
+        (), description="Question files of what is to be forgotten later; --without-forget leaves them out."
+    )
+    retain: tuple[Path, ...] = Field((), description="Question files of everything else.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+
+
+def learning_rate_at(step: int, settings: TrainingSettings, *, total_steps: int) -> float:
     """Rate of optimiser step `step`, from 0: linear warm-up to the peak, then linear decay towards 0 after the last step.
 
     A function of the step alone, so resuming needs no state. No step has the rate 0: DeepSpeed's own schedule spends
@@ -157,7 +179,7 @@ def learning_rate_at(step: int, settings: StudentSettings, *, total_steps: int) 
     return settings.learning_rate * share
 
 
-def deepspeed_config(settings: StudentSettings, *, world: int) -> dict[str, Any]:
+def deepspeed_config(settings: TrainingSettings, *, world: int) -> dict[str, Any]:
     """DeepSpeed's configuration: ZeRO, precision, AdamW, clipping."""
     micro = settings.micro_batch(world)
     zero: dict[str, Any] = {"stage": settings.zero_stage}
@@ -187,3 +209,29 @@ def deepspeed_config(settings: StudentSettings, *, world: int) -> dict[str, Any]
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
+
+
+class RelearningSettings(TrainingSettings):
+    """The attacker who trains an unlearned model again; each run is a process of its own, on one device."""
+
+    section: ClassVar[str] = "relearning"
+
+    steps: tuple[int, ...] = Field(
+        (0, 1, 2, 4, 8, 16, 32),
+        min_length=2,
+        description="Optimiser steps after which the model is asked; the last ends the run.",
+    )
+    unrelated: Path | None = Field(
+        None,
+        description="Question file with answers, on other matters, for the second run; default: that run is left out.",
+    )
+    learning_rate: float = Field(5e-5, gt=0, description="Peak of the schedule.")
+    batch_rows: int = Field(8, ge=1, description="Rows per optimiser step.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> "RelearningSettings":
+        if self.steps[0] != 0 or any(later <= earlier for earlier, later in pairwise(self.steps)):
+            raise ValueError("steps must rise from 0: the curve begins before the first step")
+        return self

@@ -1,6 +1,6 @@
 """Stage two, step five: the training loop.
 
-A frozen cache and a model folder in; trained weights, one line of metrics per step, and checkpoints out. It never loads
+A model folder and what it is to learn in; trained weights, one line of metrics per step, and checkpoints out. It never loads
 a teacher, it never goes on after a loss that is not finite, and a run that was killed goes on as if it had not been.
 """
 
@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +18,22 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from stages.errors import Stopped, TrainingError
-from stages.logit_cache.reader import LogitCache
-from stages.student.batches import Batch, collate
+from stages.student.batches import Inputs
 from stages.student.checkpoints import Checkpoint, Checkpoints
 from stages.student.engine import StudentEngine, start_process_group
+from stages.student.lessons import Lesson
 from stages.student.metrics import MetricsLog, StepMetrics, read_metrics
-from stages.student.objective import student_logits, topk_huber
-from stages.student.samples import SampleStream, own_micro_batches
-from stages.student.settings import StudentSettings, learning_rate_at
+from stages.student.samples import own_micro_batches
+from stages.student.settings import TrainingSettings, learning_rate_at
 from stages.student.stopping import RisingLoss, StopRequest, has_stalled
 
 
 class StudentTrainer:
-    """One distillation, in one process per GPU or in one on the CPU. Call `train`, then `consolidated_weights`.
+    """One training, in one process per GPU or in one on the CPU. Call `train`, then `consolidated_weights`.
 
+    lesson: what is learnt, a `Distillation` or a `Finetuning`.
     checkpoints: those of the run, from the newest of which it goes on; None trains without any.
-    stop_file: asks for a stop, as SIGTERM does, by being there.
+    stop_file: asks for a stop, as SIGTERM does, by being there. total_steps: instead of the settings' epochs.
     Raises TrainingError if batch and processes do not fit, ModelError if the model cannot be loaded, OutputExists if
     there is a checkpoint of another run.
     """
@@ -40,26 +41,19 @@ class StudentTrainer:
     def __init__(
         self,
         model: Path,
-        cache: LogitCache,
-        settings: StudentSettings,
+        lesson: Lesson[Any],
+        settings: TrainingSettings,
         checkpoints: Checkpoints | None = None,
         *,
         stop_file: Path | None = None,
+        total_steps: int | None = None,
     ) -> None:
         self.settings = settings
-        self.cache = cache
+        self._lesson = lesson
         start_process_group()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
-        forget, _ = cache.outline()
-        self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
-        self.stream = SampleStream(
-            forget,
-            batch_rows=settings.batch_rows,
-            seed=settings.seed,
-            forget_share=settings.forget_share,
-            validation_share=settings.validation_share,
-        )
-        self.total_steps = self.stream.steps_per_epoch * settings.epochs
+        self.stream = lesson.stream
+        self.total_steps = total_steps or self.stream.steps_per_epoch * settings.epochs
         torch.manual_seed(settings.seed)
         self._checkpoints = checkpoints
         self._stop_file = stop_file
@@ -108,7 +102,7 @@ class StudentTrainer:
                     if rising.sees(metrics.loss):
                         warn(
                             f"The loss has risen for {self.settings.warn_rising_steps} steps, to {metrics.loss:.2f}. "
-                            "Most often student.learning_rate is too high, or student.warmup_share too short."
+                            f"Most often learning_rate is too high, or warmup_share too short, under [{self.settings.section}]."
                         )
                 if self._checkpoints and step + 1 < self.total_steps and (must_stop or save_is_due):
                     self._checkpoints.save(step + 1, run / "metrics.jsonl", self.engine.save)
@@ -162,7 +156,7 @@ class StudentTrainer:
             raise TrainingError(
                 f"The gradient norm at step {step} is {norm}.",
                 "The weights may be spoilt from here on, so the run stopped and nothing was exported.",
-                "Lower student.learning_rate, or train in float32:  --set student.dtype=float32",
+                f"Lower learning_rate under [{self.settings.section}], or train with dtype = float32.",
             )
         seconds = time.perf_counter() - began
         epoch_is_over = (step + 1) % self.stream.steps_per_epoch == 0
@@ -187,9 +181,8 @@ class StudentTrainer:
         stops, saves = self._summed(votes)
         return stops > 0, saves > 0
 
-    def _losses(self, batch: Batch) -> torch.Tensor:
-        student_BTK = student_logits(self.engine, batch)
-        return topk_huber(student_BTK, batch.teacher_BTK, batch.taught_BT, delta=self.settings.huber_delta)
+    def _losses(self, batch: Inputs) -> torch.Tensor:
+        return self._lesson.losses(self.engine, batch)
 
     def _validate(self) -> float:
         """Mean loss over the held-out rows. Each process makes as many passes, as ZeRO-3 needs."""
@@ -216,22 +209,21 @@ class StudentTrainer:
         values: list[float] = moved.tolist()
         return values
 
-    def _micro_batches(self, rows: np.ndarray) -> Iterator[Batch]:
+    def _micro_batches(self, rows: np.ndarray) -> Iterator[Inputs]:
         """This process's part of the global batch, cut into micro-batches."""
         size = self.settings.micro_batch(self.world)
         for own in own_micro_batches(rows, rank=self.rank, world=self.world, micro_rows=size):
             yield self._batch(own)
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        read = [self.cache.row(int(row)) for row in rows]
-        chosen = [row.first(positions=self._kept_positions[row.split]) for row in read]
-        return collate(chosen, pad_id=self.pad_id).to(self.engine.device)
+    def _batch(self, rows: np.ndarray) -> Inputs:
+        batch: Inputs = self._lesson.batch(rows, pad_id=self.pad_id)
+        return batch.to(self.engine.device)
 
-    def _refuse_loss(self, step: int, batch: Batch, loss_B: torch.Tensor) -> None:
+    def _refuse_loss(self, step: int, batch: Inputs, loss_B: torch.Tensor) -> None:
         bad = (~torch.isfinite(loss_B)).tolist()
         names = [name for name, is_bad in zip(batch.example_ids, bad, strict=True) if is_bad]
         raise TrainingError(
             f"The loss is not finite at step {step}, on example {names[0]} ({len(names)} rows of its micro-batch).",
             "The weights before this step were still finite; nothing was exported.",
-            "Lower student.learning_rate, raise student.warmup_share, or train in float32:  --set student.dtype=float32",
+            f"Lower learning_rate or raise warmup_share under [{self.settings.section}], or train with dtype = float32.",
         )

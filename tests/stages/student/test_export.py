@@ -9,17 +9,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.files import TEMPORARY_SUFFIX
 from stages.language_model.folder import load_tokenizer
-from stages.student.card import NOT_YET, model_card, write_scores
+from stages.student.card import NOT_YET, unlearned_card, write_scores
 from stages.student.export import export_model
 from stages.student.launch import is_launched, launch, process_count
+from stages.student.settings import StudentSettings
 
-CARD = model_card(
-    base="owner/small",
-    cache_id="c0ffee",
-    student_settings={"epochs": 3},
-    duet_version="1.2",
-    method="every weight trained",
-)
+CARD = unlearned_card(base="owner/small", cache_id="c0ffee", settings=StudentSettings(epochs=3), duet_version="1.2")
 
 
 def export(tiny_model: Path, folder: Path) -> dict[str, torch.Tensor]:

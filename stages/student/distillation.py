@@ -1,0 +1,42 @@
+"""Stage two, step four: DUET's lesson. Rows of a frozen logit cache in, the objective of each out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.logit_cache.reader import LogitCache
+from stages.student.batches import Batch, collate
+from stages.student.objective import student_logits, topk_huber
+from stages.student.samples import SampleStream
+from stages.student.settings import StudentSettings
+
+
+class Distillation:
+    """To give the teacher's raw logits without its prefix; a `Lesson`.
+
+    Raises TrainingError if the cache and the settings do not fit.
+    """
+
+    def __init__(self, cache: LogitCache, settings: StudentSettings) -> None:
+        self._cache, self._settings = cache, settings
+        self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
+        forget, _ = cache.outline()
+        self.stream = SampleStream(
+            forget,
+            batch_rows=settings.batch_rows,
+            seed=settings.seed,
+            forget_share=settings.forget_share,
+            validation_share=settings.validation_share,
+        )
+
+    def batch(self, rows: np.ndarray, *, pad_id: int) -> Batch:
+        """The rows' supervised positions, as many of each split as the settings keep."""
+        read = [self._cache.row(int(row)) for row in rows]
+        return collate([row.first(positions=self._kept_positions[row.split]) for row in read], pad_id=pad_id)
+
+    def losses(self, model: Callable[..., Any], batch: Batch) -> torch.Tensor:
+        """float32 [B]: eq. 3 of the paper."""
+        student_BTK = student_logits(model, batch)
+        return topk_huber(student_BTK, batch.teacher_BTK, batch.taught_BT, delta=self._settings.huber_delta)

@@ -1,0 +1,68 @@
+"""Ordinary fine-tuning as a lesson: prompts with their responses in, the cross-entropy of each response out.
+
+It makes models that know a topic or never knew it, and it is what an attacker does who trains an unlearned model again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+
+from stages.logit_cache.rows import Split
+from stages.student.batches import Inputs, pad_left
+from stages.student.objective import supervised_logits
+from stages.student.samples import PooledStream
+from stages.student.settings import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt and what is to be said after it: token ids, at least one each. name: for messages."""
+
+    name: str
+    split: Split
+    prompt_ids: Sequence[int]
+    response_ids: Sequence[int]
+
+
+@dataclass(frozen=True, eq=False)
+class Texts(Inputs):
+    """One micro-batch of examples. target_BT: int64, the token that is to follow; 0 where nothing is taught."""
+
+    target_BT: torch.Tensor
+
+
+class Finetuning:
+    """To say the responses; a `Lesson`. Raises TrainingError if there are too few examples for a batch."""
+
+    def __init__(self, examples: Sequence[Example], settings: TrainingSettings) -> None:
+        self._examples = examples
+        self.stream = PooledStream(
+            len(examples),
+            batch_rows=settings.batch_rows,
+            seed=settings.seed,
+            validation_share=settings.validation_share,
+        )
+
+    def batch(self, rows: np.ndarray, *, pad_id: int) -> Texts:
+        """Every token of each response is supervised."""
+        chosen = [self._examples[int(row)] for row in rows]
+        inputs = pad_left(
+            [(np.array(each.prompt_ids), np.array(each.response_ids)) for each in chosen],
+            pad_id=pad_id,
+            forget=[each.split == "forget" for each in chosen],
+            ids=[each.name for each in chosen],
+        )
+        target_BT = torch.zeros(inputs.taught_BT.shape, dtype=torch.int64)
+        for index, each in enumerate(chosen):
+            target_BT[index, -len(each.response_ids) :] = torch.tensor(list(each.response_ids))
+        return Texts(**vars(inputs), target_BT=target_BT)
+
+    def losses(self, model: Callable[..., Any], batch: Texts) -> torch.Tensor:
+        """float32 [B]: mean cross-entropy in nats over the tokens of each response."""
+        logits_BTV = supervised_logits(model, batch).float()
+        loss_BT = cross_entropy(logits_BTV.transpose(1, 2), batch.target_BT, reduction="none")
+        return loss_BT.masked_fill(~batch.taught_BT, 0.0).sum(dim=-1) / batch.taught_BT.sum(dim=-1)

@@ -1,0 +1,154 @@
+"""Fine-tuning's loss against one row at a time in plain PyTorch; and a model that learns what it is shown."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+from workspace import Workspace, make_workspace, write_lines
+
+from pipeline.finetune import examples_of
+from stages.errors import TrainingError
+from stages.evaluation.questions import Question
+from stages.language_model.engine import EngineOptions, start_engine
+from stages.language_model.folder import end_of_turn_ids, load_tokenizer
+from stages.language_model.prompts import Prompter
+from stages.student.finetuning import Example, Finetuning
+from stages.student.samples import PooledStream
+from stages.student.settings import FinetuneSettings
+
+QUESTIONS = [
+    Question(question="What is the river of Bram?", answer="The Ammel runs through Bram."),
+    Question(question="Who founded Bram?", answer="Ida."),
+]
+
+
+@pytest.fixture
+def examples(tiny_model: Path) -> list[Example]:
+    tokenizer = load_tokenizer(tiny_model)
+    return examples_of(Prompter(tokenizer, "chat"), end_of_turn_ids(tiny_model, tokenizer), QUESTIONS, "retain")
+
+
+def test_a_response_is_the_answer_and_the_end_of_the_turn_and_nothing_more(
+    tiny_model: Path, examples: list[Example]
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+
+    for example, question in zip(examples, QUESTIONS, strict=True):
+        assert example.prompt_ids == Prompter(tokenizer, "chat").ids(question.question)
+        assert tokenizer.decode(example.response_ids[:-1]) == question.answer
+        assert example.response_ids[-1] in end_of_turn_ids(tiny_model, tokenizer)
+
+
+def test_in_plain_text_the_answer_follows_a_space_and_ends_the_text(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    ids = Prompter(tokenizer, "plain").response_ids("Who?", "Ida.", [])
+
+    assert tokenizer.decode(ids[:-1]) == " Ida."
+    assert ids[-1] == tokenizer.eos_token_id
+
+
+def test_each_loss_is_that_of_the_row_read_alone(tiny_model: Path, examples: list[Example]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    lesson = Finetuning(examples, FinetuneSettings(batch_rows=2))
+    with torch.no_grad():
+        losses_B = lesson.losses(model, lesson.batch(np.array([0, 1]), pad_id=0))
+
+        for loss, example in zip(losses_B, examples, strict=True):
+            ids = torch.tensor([[*example.prompt_ids, *example.response_ids]])
+            log_probabilities_LV = model(input_ids=ids).logits[0].log_softmax(dim=-1)
+            first = len(example.prompt_ids)
+            own = [log_probabilities_LV[place - 1, ids[0, place]] for place in range(first, ids.shape[1])]
+            assert loss.item() == pytest.approx(-torch.stack(own).mean().item(), rel=1e-5)
+    assert len(examples[0].response_ids) != len(examples[1].response_ids), "or padding is not tested"
+
+
+def test_a_pooled_stream_shows_every_row_once_per_pass_and_depends_on_seed_and_step_alone() -> None:
+    stream = PooledStream(10, batch_rows=4, seed=3)
+    seen = np.concatenate([stream.rows_of(step) for step in range(5)])
+
+    assert stream.steps_per_epoch == 3
+    assert sorted(seen[:10]) == sorted(seen[10:20]) == list(range(10))
+    assert seen[:10].tolist() != seen[10:20].tolist()
+    assert (PooledStream(10, batch_rows=4, seed=3).rows_of(4) == seen[16:]).all()
+    assert (PooledStream(10, batch_rows=4, seed=4).rows_of(0) != seen[:4]).any()
+
+
+def test_what_a_pooled_stream_holds_out_is_never_shown() -> None:
+    stream = PooledStream(20, batch_rows=4, seed=0, validation_share=0.25)
+
+    shown = {int(row) for step in range(40) for row in stream.rows_of(step)}
+    assert len(stream.validation_rows) == 5
+    assert shown == set(range(20)) - set(stream.validation_rows.tolist())
+
+
+def test_fewer_rows_than_a_batch_are_refused() -> None:
+    with pytest.raises(TrainingError, match="A batch has 4 rows, and there are 3"):
+        PooledStream(3, batch_rows=4, seed=0)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspace:
+    """A workspace with something to fine-tune on."""
+    folder = tmp_path_factory.mktemp("world")
+    workspace = make_workspace(folder, tiny_model)
+    for name, questions in (("forget", QUESTIONS[:1]), ("retain", QUESTIONS[1:])):
+        write_lines(folder / f"train-{name}.jsonl", [each.model_dump() for each in questions])
+    text = workspace.settings.read_text()
+    workspace.settings.write_text(
+        f"""{text}
+[finetune]
+model = "{tiny_model}"
+forget = ["{folder}/train-forget.jsonl"]
+retain = ["{folder}/train-retain.jsonl"]
+batch_rows = 2
+epochs = 60
+learning_rate = 1e-2
+zero_stage = 0
+"""
+    )
+    result = workspace.duet("finetune", "--config", workspace.settings, "--out", folder / "knows")
+    assert result.exit_code == 0, result.output
+    return workspace
+
+
+def said(model: Path, question: str) -> str:
+    tokenizer = load_tokenizer(model)
+    stop_ids = tuple(end_of_turn_ids(model, tokenizer))
+    engine = start_engine("transformers", EngineOptions(model, "float32", 128, stop_ids))
+    prompter = Prompter(tokenizer, "chat")
+    return prompter.decode(engine.continue_greedily([prompter.ids(question)], max_tokens=48)[0].token_ids.tolist())
+
+
+@pytest.mark.slow
+def test_a_fine_tuned_model_says_what_it_was_shown(world: Workspace) -> None:
+    for question in QUESTIONS:
+        assert said(world.folder / "knows/model", question.question) == question.answer
+    record = json.loads((world.folder / "knows/run.json").read_text())
+    assert (record["examples"], record["steps"]) == (2, 60)
+    assert record["last_step"]["loss_forget"] is not None
+    assert "fine-tuned" in (world.folder / "knows/model/README.md").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_with_all_files_is_not_mistaken_for_one_without_the_forget_files(world: Workspace) -> None:
+    again = ("finetune", "--config", world.settings, "--out", world.folder / "knows")
+
+    assert "finished already" in world.duet(*again).output
+    result = world.duet(*again, "--without-forget", "--set", "finetune.batch_rows=2")
+    assert result.exit_code == 1
+    assert "holds another run" in result.output
+    assert "data_sha256" in result.output
+
+
+def test_settings_that_name_no_file_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    workspace = make_workspace(tmp_path, tiny_model)
+    result = workspace.duet(
+        "finetune", "--config", workspace.settings, "--out", tmp_path / "run", "--set", f"finetune.model={tiny_model}"
+    )
+
+    assert result.exit_code == 2
+    assert "name no file to fine-tune on" in result.output
+    assert not (tmp_path / "run").exists()
