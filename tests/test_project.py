@@ -30,6 +30,7 @@ DOORS = {
     "vllm": "stages/language_model/vllm_engine.py",
     "deepspeed": "stages/student/engine.py",
     "peft": "stages/student/lora.py",
+    "torchao": "stages/evaluation/quantisation.py",
 }
 MOST_BYTES = 1_000_000
 
