@@ -14,7 +14,7 @@ from pipeline import __version__
 from pipeline.console import quieten_libraries, say
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
-from pipeline.questions import choice_files, everything_asked, left_out
+from pipeline.questions import choice_files, everything_asked, left_out, left_out_tasks, task_digests
 from pipeline.settings import Settings, load_settings
 from pipeline.tables import markdown_scores, print_scores
 from stages.errors import OutputExists, SettingsError
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pipeline.hearing import Heard
 
 # Settings that name files: what stands in them counts, not where they are.
-FILES = {"questions", "validation", "revealing", "translated", "choices"}
+FILES = {"questions", "validation", "revealing", "translated", "choices", "task_folder"}
 ORDER = ("base", "teacher", "student")
 AUDIT_SAMPLES = 32
 
@@ -101,11 +101,18 @@ def evaluate(
 
 
 def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """The settings with every attack that they have the files for, leak@k and fluency; and why what is missing is."""
+    """The settings with every attack that they have the files for, leak@k and fluency; and why what is missing is.
+
+    A task whose questions cannot be had is left out, too.
+    """
     missing = left_out(settings)
+    unreached = in_own_process(left_out_tasks, settings) if settings.evaluation.tasks else {}
+    tasks = tuple(name for name in settings.evaluation.tasks if name not in unreached)
     attacks = tuple(attack for attack in get_args(AttackName) if attack not in missing)
-    more = {"attacks": attacks, "samples": settings.evaluation.samples or AUDIT_SAMPLES, "fluency": True}
-    return settings.with_evaluation(**more), {f"attack {name}": reason for name, reason in missing.items()}
+    samples = settings.evaluation.samples or AUDIT_SAMPLES
+    reasons = {f"attack {name}": reason for name, reason in missing.items()}
+    reasons |= {f"multiple choice {name}": reason for name, reason in unreached.items()}
+    return settings.with_evaluation(attacks=attacks, samples=samples, fluency=True, tasks=tasks), reasons
 
 
 def not_asked(settings: Settings) -> dict[str, str]:
@@ -114,7 +121,9 @@ def not_asked(settings: Settings) -> dict[str, str]:
     reasons = {
         "leak@k": "" if asked.samples else "evaluation.samples is 0",
         "perplexity": "" if asked.fluency else "evaluation.fluency is off",
-        "multiple choice by likelihood": "" if asked.choices else "no file under evaluation.choices",
+        "multiple choice by likelihood": ""
+        if asked.choices or asked.tasks
+        else "no file under evaluation.choices and no task under evaluation.tasks",
     }
     return {part: reason for part, reason in reasons.items() if reason}
 
@@ -160,6 +169,7 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "choices": {
                 name: [each.model_dump(mode="json") for each in asked] for name, asked in choice_files(settings).items()
             },
+            "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
             "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
             "dtype": settings.model.dtype,
         }

@@ -104,15 +104,19 @@ class Prompter:
         return list(self.tokenizer.encode(text, add_special_tokens=self.template == "plain"))
 
     def bare_ids(self, text: str, prefix: Prefix | None = None) -> list[int]:
-        """Token ids of a text that is to be gone on with, with no template around it; a prefix stands before it."""
-        whole = "\n\n".join([*_plain_parts(prefix, ()), text])
-        return list(self.tokenizer.encode(whole, add_special_tokens=True))
+        """Token ids of `bare_text`."""
+        return list(self.tokenizer.encode(bare_text(text, prefix), add_special_tokens=True))
 
     def decode(self, ids: list[int]) -> str:
         """Text of generated ids, without special tokens."""
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         assert isinstance(text, str)
         return text.strip()
+
+
+def bare_text(text: str, prefix: Prefix | None = None) -> str:
+    """A text that is to be gone on with, with no template around it; a prefix stands before it."""
+    return "\n\n".join([*_plain_parts(prefix, ()), text])
 
 
 def _messages(query: str, prefix: Prefix | None, turns: Sequence[Turn]) -> list[Message]:
