@@ -23,8 +23,9 @@ from pipeline.evaluation_file import (
     run_record,
     summarise,
 )
+from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
-from pipeline.questions import left_out
+from pipeline.questions import left_out, left_out_tasks
 from pipeline.settings import Settings, load_settings
 from stages.errors import DuetError
 from stages.evaluation.attacks import AttackName
@@ -133,11 +134,18 @@ class Desk:
 
 
 def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
-    """The settings with every attack that they have the files for, leak@k and fluency; and why what is missing is."""
+    """The settings with every attack that they have the files for, leak@k and fluency; and why what is missing is.
+
+    A task whose questions cannot be had is left out, too.
+    """
     missing = left_out(settings)
+    unreached = in_own_process(left_out_tasks, settings) if settings.evaluation.tasks else {}
+    tasks = tuple(name for name in settings.evaluation.tasks if name not in unreached)
     attacks = tuple(attack for attack in get_args(AttackName) if attack not in missing)
-    more = {"attacks": attacks, "samples": settings.evaluation.samples or SAMPLES, "fluency": True}
-    return settings.with_evaluation(**more), {f"attack {name}": reason for name, reason in missing.items()}
+    samples = settings.evaluation.samples or SAMPLES
+    reasons = {f"attack {name}": reason for name, reason in missing.items()}
+    reasons |= {f"multiple choice {name}": reason for name, reason in unreached.items()}
+    return settings.with_evaluation(attacks=attacks, samples=samples, fluency=True, tasks=tasks), reasons
 
 
 def _questions(settings: Settings, models: Models, baseline: Path | None, inputs: str) -> dict[str, Any]:

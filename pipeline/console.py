@@ -24,8 +24,11 @@ def quieten_libraries() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("TQDM_DISABLE", "1")  # lm-eval's bars have no switch of their own
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # These set their own level when they are imported; a filter stays.
     for name in ("DeepSpeed", "vllm.triton_utils.importing", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from pipeline import __version__
 from pipeline.console import say
 from pipeline.isolation import in_own_process
-from pipeline.questions import choice_files, everything_asked
+from pipeline.questions import choice_files, everything_asked, task_digests
 from pipeline.settings import Settings
 from pipeline.tables import markdown_scores, print_scores
 from stages.errors import OutputExists, SettingsError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
 # Settings that name files: what stands in them counts, not where they are.
-FILES = {"questions", "validation", "revealing", "translated", "choices", "unseen"}
+FILES = {"questions", "validation", "revealing", "translated", "choices", "unseen", "task_folder"}
 TAKEN_OVER = ("base", "teacher")
 ORDER = ("base", "teacher", "student", "control")
 
@@ -65,7 +65,9 @@ def not_asked(settings: Settings) -> dict[str, str]:
     reasons = {
         "leak@k": "" if asked.samples else "evaluation.samples is 0",
         "perplexity": "" if asked.fluency else "evaluation.fluency is off",
-        "multiple choice by likelihood": "" if asked.choices else "no file under evaluation.choices",
+        "multiple choice by likelihood": ""
+        if asked.choices or asked.tasks
+        else "no file under evaluation.choices and no task under evaluation.tasks",
     }
     return {part: reason for part, reason in reasons.items() if reason}
 
@@ -111,6 +113,7 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "choices": {
                 name: [each.model_dump(mode="json") for each in asked] for name, asked in choice_files(settings).items()
             },
+            "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
             "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
             "dtype": settings.model.dtype,
         }

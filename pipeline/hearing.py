@@ -14,7 +14,7 @@ import polars as pl
 
 from pipeline.console import progress, quieten_libraries
 from pipeline.isolation import in_own_process
-from pipeline.questions import choice_files, everything_asked, question_files
+from pipeline.questions import choice_tasks, everything_asked, question_files
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.language_model.engine import Engine, EngineOptions, start_engine
@@ -74,27 +74,21 @@ def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) 
     roles: of base, teacher, student and control those that this folder is; none, only to score fluency.
     """
     quieten_libraries()
-    from stages.evaluation.choices import choose, longest_choice
+    from stages.evaluation.choosing import choose, longest_choice
     from stages.evaluation.first_tokens import first_tokens
     from stages.evaluation.interview import interview, longest_prompt
     from stages.evaluation.sampling import sample_answers
 
-    asked, files, items, choices = (
-        settings.evaluation,
-        question_files(settings),
-        everything_asked(settings),
-        choice_files(settings),
-    )
+    asked, files, items = settings.evaluation, question_files(settings), everything_asked(settings)
     tokenizer = load_tokenizer(model)
     prompter = Prompter(tokenizer, settings.model.template)
     prefixes = {role: load_prefix(settings.data.prefix) if role == "teacher" else None for role in roles}
     longest = max(longest_prompt(prompter, items, prefix) for prefix in [*prefixes.values(), None])
     needed = longest + asked.max_tokens
-    for each in asked.choice_models if choices else ():
-        if each in prefixes:
-            needed = max(
-                needed, longest_choice(prompter, choices, prefixes[each], asked.choice_shots, asked.choice_form)
-            )
+    choosing = [role for role in roles if role in asked.choice_models] if asked.choices or asked.tasks else []
+    if choosing:
+        choices = choice_tasks(settings)
+        needed = max(needed, *(longest_choice(choices, prompter, prefixes[role]) for role in choosing))
     engine = start_for(settings, model, needed)
     attacked = {name: files[name] for name in asked.attacked_files}
     heard, seconds = earlier, dict(earlier.seconds)
@@ -126,18 +120,9 @@ def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) 
                     max_tokens=asked.max_tokens,
                     advance=advance,
                 )
-        if choices and role in asked.choice_models:
-            count = sum(len(each.choices) for one in choices.values() for each in one[asked.choice_shots :])
-            with part("choices", role, count, "options") as advance:
-                new.choices = choose(
-                    engine,
-                    prompter,
-                    choices,
-                    **who,
-                    shots=asked.choice_shots,
-                    form=asked.choice_form,
-                    advance=advance,
-                )
+        if role in choosing:
+            with part("choices", role, choices.options, "options") as advance:
+                new.choices = choose(engine, prompter, choices, **who, advance=advance)
         heard += new
     if asked.fluency and model == resolve_model(settings.model.path):
         heard.answers = _with_fluency(engine, prompter, heard.answers, part)

@@ -1,14 +1,16 @@
 """Settings in, everything that is asked out: question files, what attacks draw on, and the plan for one model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+from pipeline.console import quieten_libraries
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.attacks import AttackName, Materials, check_materials, lacks
 from stages.evaluation.questions import Question, load_questions
 
 if TYPE_CHECKING:
+    from stages.evaluation.choice_tasks import ChoiceTasks
     from stages.evaluation.choices import ChoiceQuestion
     from stages.evaluation.interview import Item
 
@@ -83,6 +85,30 @@ def choice_files(settings: Settings) -> "dict[str, list[ChoiceQuestion]]":
                 "Set evaluation.choice_shots lower.",
             )
     return found
+
+
+def choice_tasks(settings: Settings) -> "ChoiceTasks":
+    """Every multiple-choice file and task of the settings, laid out. Loads lm-eval. Raises as `load_tasks` does."""
+    from stages.evaluation.choice_tasks import load_tasks
+
+    asked = settings.evaluation
+    how: Any = {"shots": asked.choice_shots, "form": asked.choice_form, "folder": asked.task_folder}
+    return load_tasks(choice_files(settings), asked.tasks, **how)
+
+
+def task_digests(settings: Settings) -> dict[str, str]:
+    """By task of the hub a hash of all that it asks. For a process of its own: it loads lm-eval."""
+    quieten_libraries()
+    return choice_tasks(settings.with_evaluation(choices={})).digests()
+
+
+def left_out_tasks(settings: Settings) -> dict[str, str]:
+    """Tasks whose questions cannot be had, each with its reason. For a process of its own: it loads lm-eval."""
+    quieten_libraries()
+    from stages.evaluation.choice_tasks import left_out_tasks
+
+    asked = settings.evaluation
+    return left_out_tasks(asked.tasks, shots=asked.choice_shots, folder=asked.task_folder)
 
 
 def _optional(path: Path | None) -> list[Question]:

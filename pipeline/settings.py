@@ -127,11 +127,22 @@ class EvaluationSettings(Section):
         default_factory=dict,
         description="Multiple-choice files by name, scored by likelihood; mmlu enters Performance Shift as such.",
     )
+    tasks: tuple[str, ...] = Field(
+        (),
+        description="Multiple-choice tasks and groups of lm-eval by name (mmlu, wmdp_bio), in their own form; from the hub.",
+    )
+    task_folder: Path | None = Field(
+        None, description="Folder of further task files for lm-eval (YAML); their names come before its own."
+    )
     choice_shots: int = Field(
-        0, ge=0, le=5, description="First questions of each multiple-choice file that are shown solved and not scored."
+        0,
+        ge=0,
+        le=5,
+        description="Solved examples: a file's first questions, not scored; of a task those that it chooses itself.",
     )
     choice_form: ChoiceForm = Field(
-        "text", description="text: each option's own words are scored, per character; letters: the letters of a list."
+        "text",
+        description="Of files. text: each option's own words are scored, per character; letters: the letters of a list.",
     )
     choice_models: tuple[Literal["base", "teacher", "student", "control"], ...] = Field(
         ("base", "student", "control"),
@@ -142,6 +153,8 @@ class EvaluationSettings(Section):
     def _known_files(self) -> "EvaluationSettings":
         if len(set(self.attacks)) < len(self.attacks):
             raise ValueError("attacks names one of them twice")
+        if len(set(self.tasks)) < len(self.tasks) or set(self.tasks) & self.choices.keys():
+            raise ValueError("tasks names one of them twice, or one that is under choices, too")
         for files in ("questions", "validation"):
             named = getattr(self, files)
             for field in ("forget_files", "attacked_files"):
@@ -224,7 +237,7 @@ class Settings(Section):
                 "Name some under [evaluation.validation].",
             )
         # A translation is one of the held-out questions, and multiple choice is held out, too.
-        other = {"questions": asked.validation, "translated": {}, "choices": {}}
+        other = {"questions": asked.validation, "translated": {}, "choices": {}, "tasks": ()}
         return self.model_copy(update={"evaluation": asked.model_copy(update=other)})
 
     def with_evaluation(self, **changes: Any) -> "Settings":

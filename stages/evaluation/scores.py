@@ -99,14 +99,15 @@ NOT_MEASURED = {
     "forget": "no question file named forget",
     "forget_500": "no question file named forget_500",
     "retain": "no question file named retain",
-    "mmlu": "no multiple-choice file named mmlu",
+    "mmlu": "no multiple-choice task or file named mmlu was scored",
 }
 
 
 def shift_of(scores: pl.DataFrame, choices: pl.DataFrame | None = None) -> dict[str, Any]:
     """Performance Shift of the student from a score table: ROUGE-L recall on forget, forget_500 and retain.
 
-    choices: accuracies; only a file named mmlu is the part mmlu. Any other is shown under `stand_ins`, outside the sum.
+    choices: accuracies (`choice_scores`); only a task or file named mmlu is the part mmlu. Any other file of one's own is
+    shown under `stand_ins`, outside the sum; other tasks measure something else.
     `reasons` says why each missing part is missing.
     """
 
@@ -124,7 +125,8 @@ def shift_of(scores: pl.DataFrame, choices: pl.DataFrame | None = None) -> dict[
     shift = performance_shift(
         {**column("base"), "mmlu": before.get("mmlu")}, {**column("student"), "mmlu": after.get("mmlu")}
     )
-    others = [file for file in after if file != "mmlu" and file in before]
+    own = set() if choices is None else set(choices.filter(pl.col("origin") == "file")["file"])
+    others = [file for file in after if file in own - {"mmlu"} and file in before]
     return {
         **shift,
         "reasons": {part: NOT_MEASURED[part] for part in shift["not_measured"]},

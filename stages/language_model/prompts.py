@@ -104,9 +104,8 @@ class Prompter:
         return list(self.tokenizer.encode(text, add_special_tokens=self.template == "plain"))
 
     def bare_ids(self, text: str, prefix: Prefix | None = None) -> list[int]:
-        """Token ids of a text that is to be gone on with, with no template around it; a prefix stands before it."""
-        whole = "\n\n".join([*_plain_parts(prefix, ()), text])
-        return list(self.tokenizer.encode(whole, add_special_tokens=True))
+        """Token ids of `bare_text`."""
+        return list(self.tokenizer.encode(bare_text(text, prefix), add_special_tokens=True))
 
     def response_ids(self, query: str, answer: str, end_ids: Sequence[int]) -> list[int]:
         """Token ids of an answer to the query as the model is to say it: after `ids(query)`, up to the end of its turn.
@@ -136,6 +135,11 @@ class Prompter:
         text = self.tokenizer.decode(ids, skip_special_tokens=True)
         assert isinstance(text, str)
         return text.strip()
+
+
+def bare_text(text: str, prefix: Prefix | None = None) -> str:
+    """A text that is to be gone on with, with no template around it; a prefix stands before it."""
+    return "\n\n".join([*_plain_parts(prefix, ()), text])
 
 
 def _messages(query: str, prefix: Prefix | None, turns: Sequence[Turn]) -> list[Message]:
