@@ -16,7 +16,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit sweep prefixes results bench-cache bench-distill test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit sweep fictitious prefixes results bench-cache bench-distill test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -56,6 +56,15 @@ audit: setup ## Is it really forgotten? Every attack, leak@k, quantisation, laye
 
 sweep: setup ## Many runs on one frozen CACHE: the axes under [sweep] of CONFIG → SWEEP/leaderboard.*
 	$(DUET) sweep $(SETTINGS) --cache $(CACHE) --out $(SWEEP)
+
+fictitious: model ## An invented world: a model that knows, one that never knew, DUET on the first, an audit of both
+	$(DUET) finetune --config fictitious --out runs/fictitious/knows
+	$(DUET) finetune --config fictitious --without-forget --out runs/fictitious/never-knew
+	$(DUET) teacher-cache --config fictitious --out cache/fictitious
+	$(DUET) distill --config fictitious --cache cache/fictitious --out runs/fictitious/student
+	$(DUET) audit --config fictitious --model runs/fictitious/student/model \
+		--control runs/fictitious/never-knew/model --out runs/fictitious/student/audit.json
+	$(DUET) report --run runs/fictitious/student
 
 prefixes: model ## Score the candidate prefixes of the demo on the validation files (about 10 minutes on 2 cores)
 	$(DUET) prefixes --config capitals --out docs/results/capitals-prefixes.md data/capitals/prefixes/*.json

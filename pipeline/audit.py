@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -70,14 +71,14 @@ def audit(
         return
     began = time.perf_counter()
     desk = Desk(out.with_suffix(".parts"), inputs)
-    found = desk.measured("questions", lambda: _questions(settings, models, baseline, inputs["base"]))
+    found = desk.measured("questions", partial(_questions, settings, models, baseline, inputs["base"]))
     for name, part in PARTS.items():
         if name in without:
             found |= dict.fromkeys(part.keys)
             not_measured |= dict.fromkeys(part.keys, f"left out by --without {name}")
             continue
         try:
-            measured = desk.measured(name, lambda part=part: part.measure(settings, models))
+            measured = desk.measured(name, partial(part.measure, settings, models))
         except DuetError as error:
             # One part that cannot be measured must not cost the others; its reason stands in the file and on the screen.
             say(f"Not measured: {name}. {error}")

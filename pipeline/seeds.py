@@ -33,7 +33,7 @@ def _means(tables: Sequence[ScoreTable]) -> list[Mapping[str, Any]]:
     for table in tables:
         for score in table.scores:
             found.setdefault((*table.place(score), score["model"]), []).append(score)
-    means = []
+    means: list[Mapping[str, Any]] = []
     for scores in found.values():
         values = [score["mean"] for score in scores]
         one: dict[str, Any] = {**scores[0], "mean": sum(values) / len(values)}

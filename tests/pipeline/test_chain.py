@@ -77,23 +77,41 @@ def test_the_evaluation_is_tidy_and_keeps_every_answer(finished: Workspace) -> N
 def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: Workspace, tmp_path: Path) -> None:
     out = tmp_path / "audit.json"
     result = finished.duet(
-        "evaluate", "--config", finished.settings, "--audit", "--set", "evaluation.samples=4",
-        "--model", finished.run / "model", "--out", out,
+        "audit", "--config", finished.settings, "--set", "evaluation.samples=4", "--without", "relearning",
+        "--model", finished.run / "model", "--control", finished.model, "--out", out,
     )  # fmt: skip
 
     assert result.exit_code == 0, result.output
     audit = json.loads(out.read_text())
     lacking = {"few_shot", "answer_begun", "completion", "other_language", "multiple_choice"}
-    assert set(audit["not_measured"]) == {f"attack {name}" for name in lacking}
+    left_out = {"relearning", "relearning_answers"}
+    assert set(audit["not_measured"]) == {f"attack {name}" for name in lacking} | left_out
+    assert audit["relearning"] is None and audit["not_measured"]["relearning"] == "left out by --without relearning"
     assert audit["not_measured"]["attack few_shot"] == "forget: no file under evaluation.revealing"
     made = {answer["attack"] for answer in audit["answers"]} - {None}
     assert made == set(ATTACKS) - lacking
     assert [(each["model"], each["k"]) for each in audit["leaks"]] == [
-        (model, k) for model in ("base", "student") for k in (1, 2, 4)
+        (model, k) for model in ("base", "student", "control") for k in (1, 2, 4)
     ]
     assert all(len(each["answers"]) == 4 for each in audit["samples"])
     fluent = {(s["model"], s["file"]) for s in audit["scores"] if s["metric"] == "perplexity" and s["mean"] >= 1}
-    assert len(fluent) == 6
+    assert len(fluent) == 8
+    # The control of this test is the base itself, so it says what the base says.
+    said = [[a["answer"] for a in audit["answers"] if a["model"] == role] for role in ("base", "control")]
+    assert said[0] == said[1]
+    assert {(each["weights"], each["file"]) for each in audit["quantisation"]} == {
+        (weights, file) for weights in ("int8", "int4") for file in HELD_OUT
+    }
+    layers = {each["layer"] for each in audit["lens"] if each["model"] == "student"}
+    assert layers == set(range(max(layers) + 1)) and len(layers) > 2
+    assert {each["layer"] for each in audit["weight_change"]} >= {"embeddings", "0", "final_norm"}
+    assert {each["expected"] for each in audit["membership"]} == {50.0}
+    assert not out.with_suffix(".parts").exists()
+    again = finished.duet(
+        "audit", "--config", finished.settings, "--set", "evaluation.samples=4", "--without", "relearning",
+        "--model", finished.run / "model", "--control", finished.model, "--out", out,
+    )  # fmt: skip
+    assert "holds this evaluation already" in again.output
     assert {"answers, student", "samples, base", "choices, student", "fluency, base"} <= set(
         audit["run"]["seconds_of_parts"]
     )
