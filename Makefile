@@ -69,16 +69,25 @@ fictitious: model ## An invented world: a model that knows, one that never knew,
 prefixes: model ## Score the candidate prefixes of the demo on the validation files (about 10 minutes on 2 cores)
 	$(DUET) prefixes --config capitals --out docs/results/capitals-prefixes.md data/capitals/prefixes/*.json
 
-results: model ## The table in the README: the demo on held-out files with SEEDS (about 10 minutes each on 2 cores)
+results: model ## RESULTS.md: both small topics audited with SEEDS (about an hour and a half on 2 cores)
 	$(DUET) teacher-cache --config capitals --out cache/demo
+	$(call audited,capitals,cache/demo,)
+	$(DUET) finetune --config fictitious --out runs/fictitious/knows
+	$(DUET) finetune --config fictitious --without-forget --out runs/fictitious/never-knew
+	$(DUET) teacher-cache --config fictitious --out cache/fictitious
+	$(call audited,fictitious,cache/fictitious,--control runs/fictitious/never-knew/model)
+	$(DUET) results capitals=runs/results/capitals fictitious=runs/results/fictitious --out RESULTS.md
+
+# Train and audit one topic with each seed; later seeds take over what base and teacher said to the first.
+define audited
 	@set -e; baseline=; for seed in $(SEEDS); do \
-		run=runs/results/seed-$$seed; \
-		$(DUET) distill --config capitals --set student.seed=$$seed --cache cache/demo --out $$run; \
-		$(DUET) evaluate --config capitals --set student.seed=$$seed --model $$run/model \
-			--out $$run/evaluation.json $$baseline; \
-		baseline="--baseline runs/results/seed-$(firstword $(SEEDS))/evaluation.json"; \
+		run=runs/results/$(1)/seed-$$seed; \
+		$(DUET) distill --config $(1) --set student.seed=$$seed --cache $(2) --out $$run; \
+		$(DUET) audit --config $(1) --set student.seed=$$seed --model $$run/model $(3) \
+			--out $$run/audit.json $$baseline; \
+		baseline="--baseline runs/results/$(1)/seed-$(firstword $(SEEDS))/audit.json"; \
 	done
-	$(DUET) compare --mean $(foreach seed,$(SEEDS),runs/results/seed-$(seed)/evaluation.json) --out docs/results/capitals.md
+endef
 
 bench-cache: model ## Bytes per position, speed and memory of the logit cache on this machine
 	PYTHONPATH=.:tests:tests/stages/logit_cache $(VENV)/bin/python tests/bench_cache.py --out docs/results/cache-benchmark.md

@@ -18,6 +18,7 @@ from pipeline.distill import distill
 from pipeline.evaluate import evaluate
 from pipeline.finetune import finetune
 from pipeline.prefixes import prefixes
+from pipeline.results import results
 from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
@@ -61,6 +62,7 @@ for command in (
     finetune,
     sweep,
     compare,
+    results,
     cache,
     ask,
     settings_command,

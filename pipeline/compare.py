@@ -26,7 +26,7 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
       duet compare runs/tuning/*/evaluation.json --out docs/tuning.md
       duet compare --mean runs/seed-*/evaluation.json
     """
-    found = {path: _load(path) for path in evaluations}
+    found = {path: load_evaluation(path) for path in evaluations}
     refuse_other_questions(found)
     if as_seeds:
         refuse_other_settings(found)
@@ -101,7 +101,8 @@ def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield made_with(evaluations)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_evaluation(path: Path) -> dict[str, Any]:
+    """An evaluation's or audit's content. Raises DataError if the file is neither."""
     try:
         found: dict[str, Any] = json.loads(path.read_bytes())
         run, settings = found["run"], found["run"]["settings"]

@@ -1,0 +1,43 @@
+"""`duet results`: the audits of several topics, each over its seeds, as the one page that strangers read."""
+
+from pathlib import Path
+
+import click
+
+from pipeline.compare import load_evaluation, refuse_other_questions, refuse_other_settings
+from pipeline.seeds import seed_tables
+from stages.errors import DataError
+from stages.files import write_atomically
+
+HEAD = """# Results
+
+Written by `make results` from audits of trained students; nothing here was edited by hand. Every table names n. With one seed a
+95 % bootstrap interval over questions stands in brackets. What an audit finds is no proof that nothing else is left.
+"""
+
+
+@click.command()
+@click.argument("topics", nargs=-1, required=True, metavar="NAME=FOLDER…")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Markdown file.")
+def results(topics: tuple[str, ...], out: Path) -> None:
+    """Put the audits FOLDER/seed-*/audit.json of each topic NAME into one page of Markdown.
+
+    \b
+    Example:  duet results capitals=runs/results/capitals fictitious=runs/results/fictitious --out RESULTS.md
+    """
+    parts = [HEAD]
+    for topic in topics:
+        name, separator, folder = topic.partition("=")
+        files = sorted(Path(folder).glob("seed-*/audit.json")) if separator else []
+        if not files:
+            raise DataError(
+                f"{topic} names no audit." if separator else f"{topic} is not NAME=FOLDER.",
+                f"Files such as {folder or 'FOLDER'}/seed-0/audit.json were needed, so nothing was written.",
+                "Make them:  make results",
+            )
+        found = {path: load_evaluation(path) for path in files}
+        refuse_other_questions(found)
+        refuse_other_settings(found)
+        parts += [f"## {name}\n", *seed_tables(list(found.values())), ""]
+    write_atomically(out, "\n".join(parts).encode())
+    click.echo(f"{out} is written.")
