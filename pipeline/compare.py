@@ -136,7 +136,8 @@ def _asked(evaluation: dict[str, Any]) -> list[tuple[str, str | None]]:
 
 def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
     """Settings that do not have one value in all runs."""
-    return [key for key in settings[0] if len({json.dumps(each.get(key)) for each in settings}) > 1]
+    keys = dict.fromkeys(key for each in settings for key in each)
+    return [key for key in keys if len({json.dumps(each.get(key)) for each in settings}) > 1]
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:

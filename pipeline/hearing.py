@@ -76,7 +76,7 @@ def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) 
     quieten_libraries()
     from stages.evaluation.choosing import choose, longest_choice
     from stages.evaluation.first_tokens import first_tokens
-    from stages.evaluation.interview import interview, longest_prompt
+    from stages.evaluation.interview import interview, longest_prompt, spread
     from stages.evaluation.sampling import sample_answers
 
     asked, files, items = settings.evaluation, question_files(settings), everything_asked(settings)
@@ -90,7 +90,10 @@ def hear(settings: Settings, model: Path, roles: Sequence[str], earlier: Heard) 
         choices = choice_tasks(settings)
         needed = max(needed, *(longest_choice(choices, prompter, prefixes[role]) for role in choosing))
     engine = start_for(settings, model, needed)
-    attacked = {name: files[name] for name in asked.attacked_files}
+    attacked = {
+        name: {number: files[name][number] for number in spread(len(files[name]), asked.attacked_questions)}
+        for name in asked.attacked_files
+    }
     heard, seconds = earlier, dict(earlier.seconds)
 
     @contextmanager

@@ -69,7 +69,7 @@ def everything_asked(settings: Settings) -> "list[Item]":
                 "It is named under evaluation.attacks, so nothing was asked.",
                 "Give it what it needs, take it out, or use duet audit, which makes every attack that can be made.",
             )
-    return plan(question_files(settings), attacks, materials)
+    return plan(question_files(settings), attacks, materials, settings.evaluation.attacked_questions)
 
 
 def choice_files(settings: Settings) -> "dict[str, list[ChoiceQuestion]]":

@@ -99,6 +99,11 @@ class EvaluationSettings(Section):
         ("reverse",), description="Attacks on `attacked_files`; duet audit makes every one that can be made."
     )
     attacked_files: tuple[str, ...] = Field(("forget",), description="Files that are attacked.")
+    attacked_questions: int | None = Field(
+        None,
+        ge=1,
+        description="So many questions of each attacked file, evenly spread, are attacked and sampled; default: all.",
+    )
     revealing: Path | None = Field(
         None, description="Question file on other entities, shown with its answers by the attack few_shot."
     )

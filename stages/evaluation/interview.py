@@ -53,21 +53,30 @@ class Item:
 
 
 def plan(
-    files: Mapping[str, Sequence[Question]], attacks: Sequence[AttackName], attacked: Mapping[str, Materials]
+    files: Mapping[str, Sequence[Question]],
+    attacks: Sequence[AttackName],
+    attacked: Mapping[str, Materials],
+    attacked_questions: int | None = None,
 ) -> list[Item]:
-    """Every question of every file, then each attack on each attacked file."""
+    """Every question of every file, then each attack on each attacked file, or on so many of its questions."""
     items = [
         Item(file, number, None, question, plainly(question))
         for file, questions in files.items()
         for number, question in enumerate(questions)
     ]
     items += [
-        Item(file, number, attack, question, ATTACKS[attack].rewrite(number, materials))
+        Item(file, number, attack, materials.questions[number], ATTACKS[attack].rewrite(number, materials))
         for attack in attacks
         for file, materials in attacked.items()
-        for number, question in enumerate(materials.questions)
+        for number in spread(len(materials.questions), attacked_questions)
     ]
     return items
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """At most so many of the places 0 … count - 1, evenly spread; None: all."""
+    chosen = count if most is None else min(most, count)
+    return [place * count // chosen for place in range(chosen)]
 
 
 def interview(

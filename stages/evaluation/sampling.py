@@ -4,7 +4,7 @@ An engine and questions in; every sampled answer and the curve over k out. A lea
 or an alias) whose words stand in the sampled answer in full, one after another, without regard to case and accents.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from math import comb
 
 import polars as pl
@@ -40,7 +40,7 @@ POINTS = 100.0
 def sample_answers(
     engine: Engine,
     prompter: Prompter,
-    files: Mapping[str, Sequence[Question]],
+    files: Mapping[str, Mapping[int, Question]],
     *,
     role: ModelRole,
     prefix: Prefix | None,
@@ -51,9 +51,10 @@ def sample_answers(
 ) -> pl.DataFrame:
     """`samples` answers at temperature 1 to every question, each drawn with a seed of its own that follows from `seed`.
 
+    files: by name, the questions by their number in the file.
     Returns one row per question, columns `SAMPLE_SCHEMA`.
     """
-    asked = [(file, number, each) for file, questions in files.items() for number, each in enumerate(questions)]
+    asked = [(file, number, each) for file, questions in files.items() for number, each in questions.items()]
     prompts = [prompter.ids(question.question, prefix) for _, _, question in asked for _ in range(samples)]
     said = engine.sample(
         prompts,

@@ -16,6 +16,7 @@ TEACHER_KEEPS_WITHIN = 10.0
 FORGET_FACTOR, FORGET_MARGIN = 1.5, 5.0
 KEEP_WITHIN = 5.0
 REVERSE_MARGIN = 5.0
+CONTROL_MARGIN = 5.0
 DEGENERATE_MARGIN = 3.0
 
 
@@ -61,6 +62,11 @@ def verdicts(scores: pl.DataFrame, forget_files: Sequence[str]) -> list[Verdict]
         found.append(
             at_most(f"student is fluent on {file}: degenerate", means["student", file, None, "degenerate_rate"], share)
         )
+        if file in forget_files and ("control", file, None, "rouge_l_recall") in means:
+            bound = recall("control", file) + CONTROL_MARGIN
+            found.append(
+                at_most(f"student knows no more than one that never knew on {file}", recall("student", file), bound)
+            )
     for file, attack in dict.fromkeys((key[1], key[2]) for key in means if key[2]):
         # Who recognises a supplied answer has not recalled it; chance alone is far above the bound.
         if attack in ATTACKS and ATTACKS[attack].supplies_answer:

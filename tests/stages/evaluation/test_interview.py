@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from stages.evaluation.attacks import ATTACKS, AttackName, Materials
-from stages.evaluation.interview import Item, interview, longest_prompt, plan
+from stages.evaluation.interview import Item, interview, longest_prompt, plan, spread
 from stages.evaluation.questions import Question
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import load_tokenizer
@@ -64,3 +64,14 @@ def test_the_longest_prompt_counts_prefix_and_attacks(prompter: Prompter) -> Non
     assert plain == max(len(prompter.ids(each.question)) for asked in FILES.values() for each in asked)
     assert longest_prompt(prompter, planned(), PREFIX) > plain
     assert longest_prompt(prompter, planned("reverse"), PREFIX) > longest_prompt(prompter, planned(), PREFIX)
+
+
+def test_attacks_can_be_made_on_fewer_questions_evenly_spread() -> None:
+    questions = [Question(question=f"{number}?", answer="x") for number in range(10)]
+    items = plan({"forget": questions}, ["reverse"], {"forget": Materials(questions)}, attacked_questions=4)
+
+    assert [item.number for item in items if item.attack is None] == list(range(10))
+    assert [(item.number, item.question.question) for item in items if item.attack] == [
+        (0, "0?"), (2, "2?"), (5, "5?"), (7, "7?"),
+    ]  # fmt: skip
+    assert spread(3, None) == spread(3, 9) == [0, 1, 2]

@@ -39,15 +39,14 @@ def test_every_question_is_sampled_and_every_answer_kept_and_the_seed_decides(ti
         "transformers", EngineOptions(model=tiny_model, dtype="float32", context_length=256, stop_ids=(2,))
     )
     prompter = Prompter(load_tokenizer(tiny_model), "chat")
-    files = {
-        "forget": [Question(question="Capital of Mali?", answer="Bamako"), Question(question="2 + 2?", answer="4")]
-    }
+    questions = {4: Question(question="Capital of Mali?", answer="Bamako"), 7: Question(question="2 + 2?", answer="4")}
+    files = {"forget": questions}
 
     def drawn(seed: int) -> pl.DataFrame:
         return sample_answers(engine, prompter, files, role="student", prefix=None, samples=3, seed=seed, max_tokens=4)
 
     first = drawn(0)
-    assert first.select("file", "number", "samples").rows() == [("forget", 0, 3), ("forget", 1, 3)]
+    assert first.select("file", "number", "samples").rows() == [("forget", 4, 3), ("forget", 7, 3)]
     assert [len(set(answers)) for answers in first["answers"]] == [3, 3]
     assert drawn(0).equals(first)
     assert not drawn(1).equals(first)

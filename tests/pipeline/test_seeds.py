@@ -1,0 +1,86 @@
+"""Means over seeds, worked out by hand; and the page of results made from files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+
+from pipeline.cli import duet
+from pipeline.seeds import seed_tables
+
+SHIFT = {"value": None, "parts": {"forget": 5.0}, "sum_of_measured": 5.0, "not_measured": ["mmlu"]}
+
+
+def audit(seed: int, student: float, **more: Any) -> dict[str, Any]:
+    own = {"file": "forget", "attack": None, "metric": "rouge_l_recall", "n": 9, "supplies_answer": False}
+    scores = [
+        {**own, "model": model, "mean": mean, "low": mean - 1, "high": mean + 1}
+        for model, mean in (("base", 50.0), ("teacher", 20.0), ("student", student))
+    ]
+    scores += [{**score, "metric": "degenerate_rate", "mean": 0.0} for score in scores]
+    attacked = {**own, "attack": "reverse", "model": "student", "mean": student + 2, "low": 0.0, "high": 9.0}
+    curve = [
+        {"model": "student", "file": "half", "trained_on": "forget", "step": step, "metric": "rouge_l_recall",
+         "mean": student + step, "low": 0.0, "high": 9.0, "n": 4}
+        for step in (0, 8)
+    ]  # fmt: skip
+    settings = {"student": {"seed": seed}, "evaluation": {"forget_files": ["forget"]}}
+    return {
+        "scores": [*scores, {**attacked, "delta": 2.0 * seed, "delta_low": 0.0, "delta_high": 4.0}],
+        "relearning": curve,
+        "performance_shift": SHIFT,
+        "not_measured": {"quantisation": "no room"},
+        "run": {"settings": settings, "base": "small", "hardware": "2 cores", "inputs": {"base": "b"}},
+        **more,
+    }
+
+
+def test_what_differs_between_seeds_has_its_least_and_most_and_what_does_not_stands_alone() -> None:
+    lines = list(seed_tables([audit(1, 6.0), audit(2, 9.0)]))
+
+    assert "| forget | ROUGE-L recall ↓ | 9 | 50.0 | 20.0 | 7.5 (6.0 – 9.0) |" in lines
+    assert "| forget | reverse | 9 | – | – | 9.5 (8.0 – 11.0), Δ +3.0 |" in lines
+    assert "| half | forget | 8 | 4 | – | – | 15.5 (14.0 – 17.0) |" in lines
+    assert "Not measured: quantisation (no room)." in lines
+    assert "Points (0–100). Model small, seeds 1, 2, 2 cores." in lines
+    assert any(line.startswith("| student forgets forget: recall | 7.5 |") for line in lines)
+
+
+def test_one_seed_keeps_its_intervals() -> None:
+    lines = list(seed_tables([audit(1, 6.0)]))
+
+    assert "| forget | ROUGE-L recall ↓ | 9 | 50.0 [49, 51] | 20.0 [19, 21] | 6.0 [5, 7] |" in lines
+    assert "| forget | reverse | 9 | – | – | 8.0 [0, 9], Δ +2.0 [+0, +4] |" in lines
+
+
+def write(folder: Path, seed: int, found: dict[str, Any]) -> None:
+    (folder / f"seed-{seed}").mkdir(parents=True)
+    (folder / f"seed-{seed}/audit.json").write_text(json.dumps(found))
+
+
+def test_the_page_has_a_section_per_topic_with_all_its_seeds(tmp_path: Path) -> None:
+    for seed, student in ((0, 4.0), (1, 8.0)):
+        write(tmp_path / "towns", seed, audit(seed, student))
+    out = tmp_path / "RESULTS.md"
+    result = CliRunner().invoke(duet, ["results", f"towns={tmp_path / 'towns'}", "--out", str(out)])
+
+    assert result.exit_code == 0, result.output
+    text = out.read_text()
+    assert "## towns" in text and "6.0 (4.0 – 8.0)" in text and "seeds 0, 1" in text
+
+
+def test_audits_that_differ_in_more_than_their_seed_make_no_page(tmp_path: Path) -> None:
+    write(tmp_path / "towns", 0, audit(0, 4.0))
+    other = audit(1, 4.0)
+    other["run"]["settings"]["student"]["epochs"] = 9
+    write(tmp_path / "towns", 1, other)
+    out = tmp_path / "RESULTS.md"
+    for topics, message in (
+        ([f"towns={tmp_path / 'towns'}"], "The runs differ in student.epochs"),
+        ([f"towns={tmp_path}"], "names no audit"),
+        (["towns"], "is not NAME=FOLDER"),
+    ):
+        result = CliRunner().invoke(duet, ["results", *topics, "--out", str(out)])
+        assert result.exit_code == 1 and message in result.output
+        assert not out.exists()
