@@ -146,7 +146,9 @@ def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
     samples = settings.evaluation.samples or SAMPLES
     reasons = {f"attack {name}": reason for name, reason in missing.items()}
     reasons |= {f"multiple choice {name}": reason for name, reason in unreached.items()}
-    return settings.with_evaluation(attacks=attacks, samples=samples, fluency=True, tasks=tasks), reasons
+    return settings.with_evaluation(
+        attacks=attacks, samples=samples, fluency=True, membership=True, tasks=tasks
+    ), reasons
 
 
 def _questions(settings: Settings, models: Models, baseline: Path | None, inputs: str) -> dict[str, Any]:

@@ -13,11 +13,10 @@ import polars as pl
 
 from pipeline.console import progress, quieten_libraries
 from pipeline.evaluation_file import Models
-from pipeline.hearing import start_for
 from pipeline.isolation import in_own_process
 from pipeline.questions import question_files
+from pipeline.session import start_for
 from pipeline.settings import Settings
-from stages.evaluation.questions import load_questions
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prompts import Prompter
 
@@ -58,14 +57,6 @@ def inside(settings: Settings, models: Models) -> dict[str, Any]:
     }
 
 
-def membership(settings: Settings, models: Models) -> dict[str, Any]:
-    """Whether the models still tell what they were trained on from what they were not."""
-    from stages.evaluation.membership import membership_scores
-
-    told = [in_own_process(_membership, settings, folder, role) for role, folder in models.folders.items()]
-    return {"membership": membership_scores(pl.concat(told)).to_dicts()}
-
-
 def relearnt(settings: Settings, models: Models) -> dict[str, Any]:
     """Student, and the model that never knew, trained again: on half of what was forgotten, and on other matters."""
     from pipeline.relearning import diets, relearn
@@ -91,16 +82,14 @@ def relearnt(settings: Settings, models: Models) -> dict[str, Any]:
 PARTS = {
     "quantisation": Part(("quantisation", "quantisation_answers"), quantised),
     "inside": Part(("lens", "weight_change"), inside),
-    "membership": Part(("membership",), membership),
     "relearning": Part(("relearning", "relearning_answers"), relearnt),
 }
 
 
 def _ask_quantised(settings: Settings, student: Path, weights: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
     quieten_libraries()
-    from stages.evaluation.quantisation import quantised_copy
-
     from stages.evaluation.interview import interview, longest_prompt, plan
+    from stages.evaluation.quantisation import quantised_copy
     from stages.evaluation.scores import score_table
 
     items = plan(question_files(settings), (), {})
@@ -139,18 +128,3 @@ def _lens(settings: Settings, folder: Path, role: "ModelRole") -> pl.DataFrame:
             batch_rows=settings.model.batch_rows,
             advance=advance,
         )
-
-
-def _membership(settings: Settings, folder: Path, role: "ModelRole") -> pl.DataFrame:
-    quieten_libraries()
-    from stages.evaluation.membership import longest_answer, membership
-
-    prompter = Prompter(load_tokenizer(folder), settings.model.template)
-    files = {
-        name: each for name, each in question_files(settings).items() if name in settings.evaluation.attacked_files
-    }
-    others = {name: load_questions(path) for name, path in settings.evaluation.unseen.items()}
-    engine = start_for(settings, folder, longest_answer(prompter, files, others))
-    total = sum(map(len, files.values())) + sum(map(len, (others | files).values()))
-    with progress(f"membership: {role} ({engine.name})", total, "answers") as advance:
-        return membership(engine, prompter, files, others, role=role, prefix=None, advance=advance)

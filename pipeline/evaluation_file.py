@@ -64,6 +64,7 @@ def not_asked(settings: Settings) -> dict[str, str]:
     asked = settings.evaluation
     reasons = {
         "leak@k": "" if asked.samples else "evaluation.samples is 0",
+        "membership": "" if asked.membership else "evaluation.membership is off",
         "perplexity": "" if asked.fluency else "evaluation.fluency is off",
         "multiple choice by likelihood": ""
         if asked.choices or asked.tasks
@@ -77,21 +78,26 @@ def summarise(heard: "Heard") -> dict[str, Any]:
 
     Base stands before teacher and student in every list.
     """
+    from stages.evaluation.membership import membership_scores
+
     from stages.evaluation.choices import choice_scores
     from stages.evaluation.sampling import leak_curve
     from stages.evaluation.scores import score_table, shift_of
 
-    answers, samples, chosen = (_in_order(each) for each in (heard.answers, heard.samples, heard.choices))
+    frames = (heard.answers, heard.samples, heard.choices, heard.membership)
+    answers, samples, chosen, told = map(_in_order, frames)
     scores, choices = score_table(answers), choice_scores(chosen)
     return {
         "scores": scores.to_dicts(),
         "leaks": leak_curve(samples).to_dicts(),
         "choices": choices.to_dicts(),
+        "membership": membership_scores(told).to_dicts() if told.height else None,
         "performance_shift": shift_of(scores, choices),
         "first_tokens": sorted(heard.first_tokens, key=lambda each: ORDER.index(each["model"])),
         "answers": answers.to_dicts(),
         "samples": samples.to_dicts(),
         "choice_answers": chosen.to_dicts(),
+        "membership_answers": told.to_dicts(),
     }
 
 
@@ -195,6 +201,7 @@ def baseline_heard(path: Path | None, inputs: str) -> "Heard | None":
         frame("answers", empty.answers),
         frame("samples", empty.samples),
         frame("choice_answers", empty.choices),
+        frame("membership_answers", empty.membership),
         [each for each in found["first_tokens"] if each["model"] in TAKEN_OVER],
     )
 

@@ -72,6 +72,11 @@ def everything_asked(settings: Settings) -> "list[Item]":
     return plan(question_files(settings), attacks, materials, settings.evaluation.attacked_questions)
 
 
+def unseen_files(settings: Settings) -> dict[str, list[Question]]:
+    """By attacked file, facts of the same kind that no model was trained on; empty where the settings name none."""
+    return {name: load_questions(path) for name, path in settings.evaluation.unseen.items()}
+
+
 def choice_files(settings: Settings) -> "dict[str, list[ChoiceQuestion]]":
     """Every multiple-choice file of the settings. Raises SettingsError if the examples leave nothing to score."""
     from stages.evaluation.choices import load_choices

@@ -111,6 +111,10 @@ class EvaluationSettings(Section):
         default_factory=dict,
         description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
     )
+    membership: bool = Field(
+        False,
+        description="Compare how likely the true answers of attacked files are with others: membership inference.",
+    )
     unseen: dict[str, Path] = Field(
         default_factory=dict,
         description="By attacked file: facts of the same kind that no model was trained on, for membership inference; "

@@ -63,6 +63,8 @@ class Finetuning:
 
     def losses(self, model: Callable[..., Any], batch: Texts) -> torch.Tensor:
         """float32 [B]: mean cross-entropy in nats over the tokens of each response."""
-        logits_BTV = supervised_logits(model, batch).float()
-        loss_BT = cross_entropy(logits_BTV.transpose(1, 2), batch.target_BT, reduction="none")
-        return loss_BT.masked_fill(~batch.taught_BT, 0.0).sum(dim=-1) / batch.taught_BT.sum(dim=-1)
+        # Only what is taught: half of a padded batch's positions are not, and the vocabulary is wide.
+        logits_NV = supervised_logits(model, batch)[batch.taught_BT].float()
+        loss_N = cross_entropy(logits_NV, batch.target_BT[batch.taught_BT], reduction="none")
+        loss_BT = torch.zeros_like(batch.target_BT, dtype=torch.float32).masked_scatter(batch.taught_BT, loss_N)
+        return loss_BT.sum(dim=-1) / batch.taught_BT.sum(dim=-1)
