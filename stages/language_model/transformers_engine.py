@@ -7,6 +7,7 @@ repeated, since a long unlearning prefix in front of short queries is the common
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from stages.errors import ModelError
 from stages.language_model.engine import (
     TIE_MARGIN,
     Continuation,
+    Dtype,
     EngineOptions,
     EngineOutOfMemory,
     refuse_raw_logits,
@@ -46,7 +48,8 @@ class TransformersEngine:
         self._options = options
         self._stop_ids = np.array(options.stop_ids)
         self.batch_rows = options.batch_rows
-        self._model = (_load(options) if network is None else network).to(self._device).eval()
+        loaded = load_network(options.model, options.dtype) if network is None else network
+        self._model = loaded.to(self._device).eval()
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def continue_greedily(
@@ -117,7 +120,7 @@ class TransformersEngine:
             return []
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         found: dict[int, Any] = {}
-        with _memory_named(self.batch_rows):
+        with memory_named(self.batch_rows):
             # Each prompt keeps a token of its own, from which its first logits come.
             shared = min(shared_length(prompts), min(len(prompt) for prompt in prompts) - 1)
             prefix = self._read(prompts[0][:shared]) if shared else None
@@ -129,7 +132,7 @@ class TransformersEngine:
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
-        with _memory_named(batch_rows=1):
+        with memory_named(batch_rows=1):
             logits = self._model(torch.tensor([list(prompt)], device=self._device), logits_to_keep=1).logits
         values_V: np.ndarray = logits[0, -1].float().cpu().numpy()
         return values_V
@@ -207,7 +210,7 @@ def _drawn(logits_BV: torch.Tensor, draws: Sequence[torch.Generator]) -> torch.T
 
 
 @contextmanager
-def _memory_named(batch_rows: int) -> Iterator[None]:
+def memory_named(batch_rows: int) -> Iterator[None]:
     """Raise EngineOutOfMemory in place of the many errors by which torch says that memory is exhausted."""
     try:
         yield
@@ -232,12 +235,13 @@ def _continuation(ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top
     )
 
 
-def _load(options: EngineOptions) -> PreTrainedModel:
+def load_network(folder: Path, dtype: Dtype) -> PreTrainedModel:
+    """The folder's model as transformers has it, on the CPU. Raises ModelError if it cannot be loaded."""
     transformers.utils.logging.disable_progress_bar()
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=getattr(torch, options.dtype), attn_implementation=attention_of(options.model)
+        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation=attention_of(folder)
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"transformers cannot load {options.model}: {error}") from error
-    return model
+        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+    return network
