@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from workspace import Workspace, make_workspace
+from workspace import Workspace, make_workspace, write_tasks
 
 from pipeline.default_model import DEFAULT_FOLDER, convert, find_gguf
 from stages.logit_cache.fingerprint import Fingerprint
@@ -72,6 +72,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def workspace(tmp_path: Path, tiny_model: Path) -> Workspace:
     """A small topic for the tiny model, with nothing run on it yet."""
     return make_workspace(tmp_path, tiny_model)
+
+
+@pytest.fixture(scope="session")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests: lm-eval's index of its own thousands of files beside it takes ten seconds, and is then kept."""
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 @pytest.fixture(scope="session")

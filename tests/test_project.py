@@ -31,6 +31,8 @@ DOORS = {
     "deepspeed": "stages/student/engine.py",
     "peft": "stages/student/lora.py",
     "torchao": "stages/evaluation/quantisation.py",
+    "lm_eval": "stages/evaluation/harness.py",
+    "datasets": "stages/evaluation/harness.py",
 }
 MOST_BYTES = 1_000_000
 
@@ -83,7 +85,8 @@ def test_a_heavy_package_has_one_door(package: str, door: str) -> None:
 
 
 def test_the_command_line_loads_no_heavy_package() -> None:
-    code = "import sys, pipeline.cli; print([m for m in ('torch', 'vllm', 'deepspeed', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "vllm", "deepspeed", "transformers", "lm_eval", "datasets")
+    code = f"import sys, pipeline.cli; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert found.stdout.strip() == "[]"

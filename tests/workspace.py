@@ -56,6 +56,47 @@ class Workspace:
         return self.duet("evaluate", "--config", self.settings, *model, "--out", self.evaluation, *more)
 
 
+MMLU = {
+    "anatomy": [("Which bone is in the leg?", ["ulna", "femur", "rib", "skull"], 1)],
+    "astronomy": [
+        ("Which is a star?", ["Mars", "Venus", "the Sun", "Io"], 2),
+        ("Which has rings?", ["Saturn", "Mars", "Io", "Ceres"], 0),
+    ],
+}
+MMLU_EXAMPLES = [(f"Example {number}?", ["p", "q", "r", "s"], 3) for number in range(5)]
+
+
+def write_tasks(folder: Path) -> Path:
+    """Task files for lm-eval: its own MMLU of two subjects with nothing changed but where the questions are; `away`, which
+    no hub has; and `spoken`, which is no multiple choice."""
+    from lm_eval import tasks
+
+    own = Path(tasks.__file__).parent / "mmlu/default"
+    template = (own / "_default_template_yaml").read_text()
+    assert "dataset_path: cais/mmlu\n" in template
+    (folder / "_default_template_yaml").write_text(template.replace("cais/mmlu", "json"))
+    stem = (own / "_mmlu_stem.yaml").read_text().replace("mmlu_stem_tasks", "mini_tasks")
+    (folder / "_mmlu_stem.yaml").write_text(stem)
+    group = (own / "_mmlu.yaml").read_text()
+    for other in ("other", "social_sciences", "humanities"):
+        group = group.replace(f"  - mmlu_{other}\n", "")
+    (folder / "_mmlu.yaml").write_text(group)
+    for subject, questions in MMLU.items():
+        files = {}
+        for split, asked in {"test": questions, "dev": MMLU_EXAMPLES}.items():
+            records = [{"question": q, "choices": options, "answer": right} for q, options, right in asked]
+            files[split] = str(write_lines(folder / f"{subject}-{split}.jsonl", records))
+        where = json.dumps({"data_files": files, "cache_dir": str(folder / "cache")})
+        text = (own / f"mmlu_{subject}.yaml").read_text().replace("mmlu_stem_tasks", "mini_tasks")
+        (folder / f"mmlu_{subject}.yaml").write_text(f"{text}\ndataset_kwargs: {where}\n")
+    (folder / "away.yaml").write_text("task: away\ndataset_path: nobody/nothing\noutput_type: multiple_choice\n")
+    (folder / "spoken.yaml").write_text(
+        f"task: spoken\ndataset_path: json\ndataset_kwargs: {where}\ntest_split: test\noutput_type: generate_until\n"
+        'doc_to_text: question\ndoc_to_target: "{{answer}}"\n'
+    )
+    return folder
+
+
 def write_lines(path: Path, records: Sequence[dict[str, Any]]) -> Path:
     """A JSONL file."""
     path.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records), encoding="utf-8")

@@ -1,8 +1,8 @@
 """Multiple choice as tasks of EleutherAI's lm-evaluation-harness (`lm_eval`): those of the hub, and files of one's own alike.
 
-Checked questions and names of tasks in, tasks with their prompts laid out out; no model is needed yet. The door to lm-eval's
-tasks, as `harness_model` is the one to its models. A file of one's own never reaches for the network and leaves no cache
-behind; a task of the hub is kept where the hub keeps its files (HF_HOME), to be there the next time.
+Checked questions and names of tasks in, tasks with their prompts laid out out; no model is needed yet. A file of one's own
+never reaches for the network and leaves no cache behind; a task of the hub is kept where the hub keeps its files (HF_HOME),
+to be there the next time.
 """
 
 import json
@@ -10,7 +10,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -121,8 +120,7 @@ def left_out_tasks(names: Sequence[str], *, shots: int, folder: Path | None = No
 
 def _own_task(name: str, questions: Sequence[ChoiceQuestion], shots: int, form: ChoiceForm) -> Any:
     """A task of lm-eval from a file's questions: the first are its examples, the others are scored."""
-    from datasets import Features, List, Value
-    from lm_eval.tasks import TaskManager
+    from stages.evaluation.harness import FEATURES, task_of
 
     query, options, _ = FORMS[form]
     splits = {"scored": questions[shots:]} | ({"shown": questions[:shots]} if shots else {})
@@ -135,7 +133,7 @@ def _own_task(name: str, questions: Sequence[ChoiceQuestion], shots: int, form: 
             "dataset_path": "json",
             "dataset_kwargs": {
                 "data_files": {split: str(Path(folder) / f"{split}.jsonl") for split in splits},
-                "features": Features(question=Value("string"), choices=List(Value("string")), answer=Value("int64")),
+                "features": FEATURES,
                 "cache_dir": folder,
                 "keep_in_memory": True,
             },
@@ -150,22 +148,20 @@ def _own_task(name: str, questions: Sequence[ChoiceQuestion], shots: int, form: 
                 {"metric": each, "aggregation": "mean", "higher_is_better": True} for each in ("acc", "acc_norm")
             ],
         }
-        return TaskManager(include_defaults=False).load([config])["tasks"][name]
-
-
-@lru_cache(maxsize=1)
-def _index(folder: Path | None) -> Any:
-    """lm-eval's index of its tasks; reading its thousands of files takes ten seconds, so it is kept."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=folder)
+        return task_of(config)
 
 
 def _load(name: str, folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
     """lm-eval's tasks and groups under one name."""
-    from datasets.exceptions import DatasetsError
+    from stages.evaluation.harness import NOT_TO_BE_HAD, index
 
-    known = _index(folder)
+    if folder and not folder.is_dir():
+        raise SettingsError(
+            f"evaluation.task_folder is {folder}, and there is no such folder.",
+            "Task files (YAML) of your own were to be read from it, so nothing was asked.",
+            "Correct it, or leave it out where lm-eval's own tasks are meant.",
+        )
+    known = index(folder)
     if name not in known.task_index:
         near = get_close_matches(name, known.all_tasks, n=3)
         raise SettingsError(
@@ -175,7 +171,7 @@ def _load(name: str, folder: Path | None) -> Mapping[str, Mapping[str, Any]]:
         )
     try:
         loaded: Mapping[str, Mapping[str, Any]] = known.load([name])
-    except (OSError, ValueError, ImportError, DatasetsError) as error:
+    except NOT_TO_BE_HAD as error:
         raise DataError(
             f"The questions of the task {name} cannot be had ({' '.join(str(error).split())[:200]}).",
             "They come from the Hugging Face hub, and no model was loaded.",

@@ -16,7 +16,7 @@ from stages.language_model.prompts import Prefix, Prompter
 
 def longest_choice(asked: ChoiceTasks, prompter: Prompter, prefix: Prefix | None) -> int:
     """Tokens of the longest prompt with its option, and the one that an engine makes after it."""
-    from stages.evaluation.harness_model import Ruler
+    from stages.evaluation.harness import Ruler
 
     ruler = Ruler(prompter, prefix)
     for task in asked.tasks.values():
@@ -38,13 +38,10 @@ def choose(
     Returns one row per question, columns `CHOICE_SCHEMA`. The engine must have been started for log-probabilities.
     Raises DataError for a question of a task whose right option is none of its options.
     """
-    from lm_eval.evaluator import evaluate
-
-    from stages.evaluation.harness_model import EngineModel
+    from stages.evaluation.harness import EngineModel, run
 
     seed(asked.tasks)  # the same examples as were laid out, for every model
-    model = EngineModel(engine, prompter, prefix, advance)
-    found = evaluate(lm=model, task_dict={"tasks": dict(asked.tasks)}, bootstrap_iters=0, log_samples=True)
+    samples = run(EngineModel(engine, prompter, prefix, advance), asked.tasks)
     rows = [
         {
             "model": role,
@@ -56,7 +53,8 @@ def choose(
             "groups": list(asked.groups[name]),
         }
         for name, task in asked.tasks.items()
-        for sample in found["samples"][name]
+        for sample in samples[name]
+        if sample["filter"] == samples[name][0]["filter"]  # each has all questions; the first is the plain one
     ]
     return pl.DataFrame(rows, schema=CHOICE_SCHEMA)
 
@@ -65,7 +63,7 @@ def _answered(name: str, task: Any, sample: Mapping[str, Any], measure: str) -> 
     """Question, right, chosen and correct of one of lm-eval's samples. It keeps no choice, only whether it was right."""
     doc = sample["doc"]
     options = task.doc_to_choice(doc)
-    values = np.array([value for value, _ in sample["filtered_resps"][: len(options)]])
+    values = np.array([said[0][0] for said in sample["resps"][: len(options)]])
     if measure == "acc_norm":
         values = values / [len(option) for option in options]
     chosen = int(np.argmax(values))

@@ -1,79 +1,59 @@
-"""Multiple choice on the tiny model against whole passes by hand; and files that are refused."""
+"""Multiple-choice files that are taken and refused, and the scores over answered questions."""
 
 from pathlib import Path
+from typing import Any
 
+import polars as pl
 import pytest
-import torch
 from conftest import ROOT
-from transformers import AutoModelForCausalLM
 
 from stages.errors import DataError
-from stages.evaluation.choices import LETTERS, ChoiceQuestion, choice_scores, choose, load_choices, longest_choice
-from stages.evaluation.questions import ChoiceForm
-from stages.language_model.engine import EngineOptions, start_engine
-from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prompter
-
-QUESTIONS = [
-    ChoiceQuestion(question="Which is a fruit?", choices=("an apple", "a rock", "iron"), answer=0),
-    ChoiceQuestion(question="What is two plus two?", choices=("five", "four", "a great many"), answer=1),
-    ChoiceQuestion(question="What is the sky?", choices=("green", "blue", "a cake of flour"), answer=1),
-]
+from stages.evaluation.choices import CHOICE_SCHEMA, LETTERS, choice_scores, load_choices
+from stages.evaluation.interview import ANSWER_SCHEMA
+from stages.evaluation.scores import score_table, shift_of
 
 
-@pytest.mark.parametrize(("form", "shots"), [("text", 0), ("text", 1), ("letters", 0), ("letters", 1)])
-def test_the_likeliest_option_is_chosen_behind_the_solved_examples(
-    tiny_model: Path, form: ChoiceForm, shots: int
-) -> None:
-    tokenizer = load_tokenizer(tiny_model)
-    options = EngineOptions(
-        model=tiny_model, dtype="float32", context_length=512, stop_ids=(2,), log_probabilities=True
-    )
-
-    found = choose(
-        start_engine("transformers", options),
-        Prompter(tokenizer, "chat"),
-        {"general": QUESTIONS},
-        role="student",
-        prefix=None,
-        shots=shots,
-        form=form,
-    )
-
-    def shown(question: ChoiceQuestion) -> str:
-        if form == "text":
-            return f"Question: {question.question}\nAnswer:"
-        listed = "\n".join(f"{letter}. {each}" for letter, each in zip("ABC", question.choices, strict=True))
-        return f"Question: {question.question}\n{listed}\nAnswer:"
-
-    network = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    solved = {"text": " an apple", "letters": " A"}[form]
-    before = f"{shown(QUESTIONS[0])}{solved}\n\n" if shots else ""
-    expected = []
-    for question in QUESTIONS[shots:]:
-        prompt = tokenizer.encode(before + shown(question))
-        values = []
-        for option in question.choices if form == "text" else "ABC":
-            ids = tokenizer.encode(f" {option}", add_special_tokens=False)
-            with torch.inference_mode():
-                shares_LV = network(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(dim=-1)
-            total = sum(shares_LV[len(prompt) - 1 + place, token].item() for place, token in enumerate(ids))
-            values.append(total / len(option))
-        expected.append(question.choices[values.index(max(values))])
-    assert found["chosen"].to_list() == expected
-    assert found["number"].to_list() == list(range(shots, 3))
-    right = [question.choices[question.answer] for question in QUESTIONS[shots:]]
-    assert found["correct"].to_list() == [one == other for one, other in zip(expected, right, strict=True)]
-    (score,) = choice_scores(found).to_dicts()
-    assert score["mean"] == pytest.approx(100 * sum(found["correct"]) / (3 - shots))
-    assert (score["metric"], score["n"]) == ("accuracy", 3 - shots)
+def row(file: str, number: int, correct: bool, *groups: str) -> dict[str, Any]:
+    """One answered question of the student; with a group it comes from a task, without from a file."""
+    texts = {"question": f"{file} {number}", "right": "a", "chosen": "a" if correct else "b"}
+    marks = {"origin": "task" if groups else "file", "measure": "acc", "groups": list(groups)}
+    return {"model": "student", "file": file, "number": number, "correct": correct, **texts, **marks}
 
 
-def test_examples_make_the_longest_prompt_longer(tiny_model: Path) -> None:
-    prompter = Prompter(load_tokenizer(tiny_model), "chat")
-    lengths = [longest_choice(prompter, {"general": QUESTIONS}, None, shots, "text") for shots in (0, 1, 2)]
+def scored(*rows: dict[str, Any]) -> pl.DataFrame:
+    return choice_scores(pl.DataFrame(rows, schema=CHOICE_SCHEMA))
 
-    assert lengths == sorted(set(lengths))
+
+def test_a_group_is_the_mean_over_all_questions_of_its_tasks_and_stands_before_them() -> None:
+    big = [row("mmlu_anatomy", number, number < 3, "mmlu", "mmlu_stem") for number in range(8)]
+    small = [row("mmlu_law", number, True, "mmlu", "mmlu_humanities") for number in range(2)]
+    found = scored(*big, *small, row("general", 0, True), row("general", 1, False))
+
+    shown = {each["file"]: (each["mean"], each["n"], each["origin"]) for each in found.to_dicts()}
+    # 5 of 10, not the mean of 3/8 and 2/2.
+    assert shown == {
+        "mmlu": (50.0, 10, "task"),
+        "mmlu_stem": (37.5, 8, "task"),
+        "mmlu_anatomy": (37.5, 8, "task"),
+        "mmlu_humanities": (100.0, 2, "task"),
+        "mmlu_law": (100.0, 2, "task"),
+        "general": (50.0, 2, "file"),
+    }
+    assert [each for each in shown if each.startswith("mmlu")][:3] == ["mmlu", "mmlu_stem", "mmlu_anatomy"]
+    group = found.row(by_predicate=pl.col("file") == "mmlu", named=True)
+    assert group["metric"] == "accuracy" and group["low"] < 50 < group["high"]
+
+
+def test_mmlu_fills_its_part_of_the_shift_and_only_a_file_of_ones_own_stands_in_for_it() -> None:
+    def chosen(model: str, right: int) -> list[dict[str, Any]]:
+        rows = [row("mmlu_anatomy", number, number < right, "mmlu") for number in range(4)]
+        rows += [row("general", number, number < right) for number in range(4)]
+        return [each | {"model": model} for each in rows]
+
+    shift = shift_of(score_table(pl.DataFrame(schema=ANSWER_SCHEMA)), scored(*chosen("base", 3), *chosen("student", 2)))
+
+    assert shift["parts"]["mmlu"] == -25
+    assert shift["stand_ins"] == {"general": {"stands_for": "mmlu", "part": -25}}
 
 
 @pytest.mark.parametrize(

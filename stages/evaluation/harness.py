@@ -1,19 +1,46 @@
-"""What lm-eval asks, an engine answers: log-likelihoods from whichever engine is loaded, behind a prefix if there is one.
+"""EleutherAI's lm-evaluation-harness: its tasks, its run over them, and a model of its kind that an engine of ours answers for.
 
-The one module that subclasses lm-eval's classes; imported inside functions only (choosing.py), since lm-eval takes seconds.
+The only module that imports `lm_eval` and `datasets`, and itself imported inside functions: they take seconds to load.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
+from datasets import Features, List, Value
+from datasets.exceptions import DatasetsError
 from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import evaluate
+from lm_eval.tasks import TaskManager
 
 from stages.language_model.engine import Engine
 from stages.language_model.prompts import Prefix, Prompter, bare_text
 
+# What keeps a task's questions away: a hub that is out of reach or refuses, a package that the task needs.
+NOT_TO_BE_HAD = (OSError, ValueError, ImportError, DatasetsError)
+FEATURES = Features(question=Value("string"), choices=List(Value("string")), answer=Value("int64"))
 Pair = tuple[tuple[str, str], list[int], list[int]]  # context and option as text; the token ids of each
+
+
+@lru_cache(maxsize=1)
+def index(folder: Path | None) -> Any:
+    """lm-eval's tasks by name, and those of a folder before them. Reading its thousands of files takes ten seconds."""
+    return TaskManager(include_path=folder)
+
+
+def task_of(config: Mapping[str, Any]) -> Any:
+    """A task of lm-eval by its configuration alone."""
+    return TaskManager(include_defaults=False).load([config])["tasks"][config["task"]]
+
+
+def run(model: "EngineModel", tasks: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """By task, lm-eval's sample of every question: the document, the answers to its requests, the metrics."""
+    found = evaluate(lm=model, task_dict={"tasks": dict(tasks)}, bootstrap_iters=0, log_samples=True)
+    samples: dict[str, list[dict[str, Any]]] = found["samples"]
+    return samples
 
 
 class EngineModel(TemplateLM):  # type: ignore[misc]
