@@ -123,7 +123,7 @@ def test_the_model_card_names_the_cache_and_shows_the_scores(finished: Workspace
 
     assert LogitCache(finished.cache).manifest.cache_id in card
     assert "Not evaluated yet" not in card
-    assert "| forget | 2 | ROUGE-L recall" in card
+    assert "| forget | ROUGE-L recall ↓ | 2 |" in card
 
 
 @pytest.mark.slow
