@@ -15,7 +15,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit sweep prefixes results bench-cache bench-distill test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep prefixes results bench-cache bench-distill test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -52,6 +52,9 @@ evaluate: setup ## Score base, teacher and RUN/model → RUN/evaluation.json
 
 audit: setup ## The evaluation with every attack, leak@k and fluency → RUN/audit.json
 	$(DUET) evaluate $(SETTINGS) --audit --model $(RUN)/model --out $(RUN)/audit.json
+
+report: setup ## One page on RUN: its audit or evaluation → RUN/report.html, RUN/report.md
+	$(DUET) report --run $(RUN)
 
 sweep: setup ## Many runs on one frozen CACHE: the axes under [sweep] of CONFIG → SWEEP/leaderboard.*
 	$(DUET) sweep $(SETTINGS) --cache $(CACHE) --out $(SWEEP)

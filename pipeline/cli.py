@@ -16,6 +16,7 @@ from pipeline.default_model import default_model
 from pipeline.distill import distill
 from pipeline.evaluate import evaluate
 from pipeline.prefixes import prefixes
+from pipeline.report import report
 from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
@@ -45,6 +46,7 @@ def duet(debug: bool) -> None:
     1. duet teacher-cache   the prefixed teacher's Top-K raw logits -> a frozen cache
     2. duet distill         the cache -> a model without the prefix that behaves as with it
     3. duet evaluate        base, teacher and student side by side
+    4. duet report          all of it on one page
     """
 
 
@@ -56,6 +58,7 @@ for command in (
     evaluate,
     sweep,
     compare,
+    report,
     cache,
     ask,
     settings_command,

@@ -96,7 +96,7 @@ def curves(
 
 
 def cloud(name: str, dots: Sequence[tuple[str, Role, Mark, Mark]], across: str, up: str) -> str:
-    """One named point per model with its interval both ways: label, role, x, y."""
+    """One point per model, named or not, with its interval both ways: label, role, x, y."""
     with panel(270) as axis:
         for label, role, x, y in dots:
             if x.low is not None:
@@ -104,9 +104,8 @@ def cloud(name: str, dots: Sequence[tuple[str, Role, Mark, Mark]], across: str, 
             if y.low is not None:
                 axis.plot([x.mean, x.mean], [y.low, y.high], color=COLOUR[role], linewidth=1, alpha=0.55)
             axis.plot(x.mean, y.mean, **_marker(role))
-            axis.annotate(
-                visible(label), (x.mean, y.mean), xytext=(6, 5), textcoords="offset points", color=COLOUR["ink"]
-            )
+            beside = {"xytext": (6, 5), "textcoords": "offset points", "color": COLOUR["ink"]}
+            axis.annotate(visible(label), (x.mean, y.mean), **beside)
         axis.set(xlabel=across, ylabel=up)
         axis.margins(0.12)
         _few_ticks(axis.xaxis)
@@ -139,7 +138,7 @@ def first_tokens(name: str, models: Mapping[Role, Sequence[tuple[str, float]]]) 
                 axis.barh(place, 100 * probability, color=COLOUR[role], height=0.62)
                 axis.text(100 * probability + 4, place, points(100 * probability, 0), va="center", color=COLOUR["soft"])
             labels = [_short(token_text(token)) for token, _ in tokens[:shown]]
-            axis.set(yticks=range(len(labels)), yticklabels=labels, xticks=[], xlim=(0, 128))
+            axis.set(yticks=range(len(labels)), yticklabels=labels, xticks=[], xlim=(0, 120))
             axis.set_ylim(shown - 0.5, -0.5)
             axis.set_title(role, fontsize=TEXT_SIZE, color=COLOUR["soft"], loc="left")
             axis.tick_params(axis="y", labelcolor=COLOUR["ink"])

@@ -28,11 +28,7 @@ def attacks(audit: Audit, answers: Answers) -> Iterator[Finding]:
     names = list(dict.fromkeys(attack_name(score.attack) for score in made if _comes_back(answers, score)))
     if names:
         text += f" Answers come back under {listed(names)}."
-        subject = (
-            names[0]
-            if len(names) == 1
-            else f"{len(names)} attacks, of which the strongest is {_strongest(made, names)},"
-        )
+        subject = names[0] if len(names) == 1 else f"{len(names)} attacks (the strongest: {_strongest(made, names)})"
         yield Finding("Attacks", subject, "brings back", text)
     else:
         yield Finding("Attacks", counted(len(made), "attack"), "no recovery shown", text)
@@ -115,7 +111,8 @@ def _relearned(trained_on: str, student: dict[int, Relearning], control: dict[in
         return f"{text} The control was measured after none of the same steps.", "cannot be read"
     faster = [step for step in steps if apart(student[step], control[step])]
     step = max(faster or steps, key=lambda each: student[each].mean - control[each].mean)
-    text += f" Furthest apart after {counted(step, 'step')}: student {score_text(student[step])}, control {score_text(control[step])}."
+    there, beside = score_text(student[step]), score_text(control[step])
+    text += f" Furthest apart after {counted(step, 'step')}: {there}, the control {beside}."
     return text, "brings back" if faster else "no recovery shown"
 
 

@@ -177,6 +177,11 @@ class Audit(Record):
         return tuple(role for role in ROLES if any(score.model == role for score in self.scores))
 
     @property
+    def asked(self) -> frozenset[tuple[str, str]]:
+        """File and question of every answer without attack."""
+        return frozenset((answer.file, answer.question) for answer in self.answers if answer.attack is None)
+
+    @property
     def files(self) -> tuple[str, ...]:
         """Question files that were asked without attack."""
         return tuple(dict.fromkeys(score.file for score in self.scores if score.attack is None))

@@ -43,17 +43,17 @@ def table(
     missing: str = "not measured",
     folded: bool = False,
 ) -> Table:
-    """A column is one of figures if it holds nothing else. missing: what a dash means here."""
+    """A column is one of figures if it holds nothing else. missing: what a dash means here, unless a row says it."""
     cells = tuple(tuple(each if isinstance(each, Cell) else Cell(each) for each in row) for row in rows)
     notes = [note] if note else []
-    if any(cell.text == NO_VALUE for row in cells for cell in row):
+    if missing and any(cell.text == NO_VALUE for row in cells for cell in row):
         notes.append(f"{NO_VALUE} {missing}.")
     numeric = tuple(place > 0 and _figures([row[place].text for row in cells]) for place in range(len(columns)))
     return Table(caption, tuple(columns), cells, numeric, " ".join(notes), folded)
 
 
 def _figures(texts: Sequence[str]) -> bool:
-    return all(FIGURE.fullmatch(text) for text in texts if text != NO_VALUE) and any(text != NO_VALUE for text in texts)
+    return all(text == NO_VALUE or FIGURE.fullmatch(text) for text in texts)
 
 
 def score(row: WithInterval | None) -> Cell:

@@ -63,7 +63,7 @@ def judge(audit: Audit, answers: Answers) -> Verdict:
             *_broken(broken),
             *_recovered(probes),
             *_lost(kept),
-            *([f"{counted(len(absent), 'part was', 'parts were')} not measured."] if absent else []),
+            *_absent(absent),
         ]
     )
     told = f"{listed(absent)}. The reasons stand where they would be, and at the end."
@@ -101,6 +101,13 @@ def _recovered(probes: list[Finding]) -> Iterator[str]:
         yield f"No recovery is shown under {listed(held)}."
     if any(finding.outcome == "still told apart" for finding in probes):
         yield "Membership inference still tells its text from other text."
+
+
+def _absent(absent: list[str]) -> Iterator[str]:
+    if len(absent) > 3:
+        yield f"{counted(len(absent), 'part')} of the audit were not measured."
+    elif absent:
+        yield f"Not measured: {listed(absent)}."
 
 
 def _lost(kept: list[Finding]) -> Iterator[str]:

@@ -77,7 +77,8 @@ def interval(low: float | None, high: float | None, *, change: bool = False, dig
     if low is None or high is None:
         return ""
     write = signed if change else points
-    return f"[{write(low, digits)}, {write(high, digits)}]"
+    # With a space that does not break.
+    return f"[{write(low, digits)},\u00a0{write(high, digits)}]"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from stages.evaluation.report.tables import Line, by_role, change, mark, remarks
 from stages.evaluation.report.words import RECALL, attack_name, listed, points, signed
 
 CHANGES = "Change of recall against the same questions without the attack, paired. Right of zero, answers come back."
-SUPPLIED = "These prompts supply the answer among others: a hit is recognition, and a guess may hit, too. They are no part of the verdict."
+SUPPLIED = "These prompts supply the answer among others: a hit is recognition, and a guess may hit, too. No part of the verdict."
 
 
 def attacks(audit: Audit, answers: Answers) -> Section:
@@ -59,14 +59,18 @@ def _attack_figure(answers: Answers, rows: list[Score], *, supplied: bool) -> Fi
                 expected=0,
             )
             panels.append(Panel(f"Change of recall on {file} in points, {drawn[0]}: {told}.", f"On {file}", picture))
-    columns, cells = ["attack", "questions", "n"], []
-    for role in roles:
+    columns = ["attack", "questions", "n"]
+    for role in drawn:
         columns += [role, f"{role}: change"]
+    columns += [role for role in roles if role not in drawn]
+    cells = []
     for file, name in dict.fromkeys(place[:2] for place in found):
-        own = {role: found.get((file, name, role)) for role in roles}
+        own = {role: found.get((file, name, role)) for role in (*drawn, *roles)}
         line: list[Cell | str] = [attack_name(name), file, str(next(row.n for row in own.values() if row))]
-        for row in own.values():
-            line += [score(row), change(answers.change_by(row) if row else None)]
+        for role, row in own.items():
+            line.append(score(row))
+            if role in drawn:
+                line.append(change(answers.change_by(row) if row else None))
         cells.append(line)
     return Figure(
         "Attacks that supply the answer" if supplied else "What each attack changes",

@@ -18,8 +18,9 @@ def trade(audit: Audit, answers: Answers, others: Mapping[str, Audit], run: str)
     if not audit.forget_files or not audit.kept_files:
         reason = "questions on what is to be forgotten and on what is to be kept are needed"
         return Section("trade", title, (Missing(title, reason),))
-    models: list[tuple[str, Role, Answers]] = [(role, role, answers) for role in audit.roles if role != "student"]
-    own = "student" if not others else run
+    models: list[tuple[str, Role, Answers]] = [("", role, answers) for role in audit.roles if role != "student"]
+    # Markers tell models; only runs need names.
+    own = run if others else ""
     models += [(own, "student", answers), *((label, "student", Answers(each)) for label, each in others.items())]
     panels: list[Panel] = []
     rows: list[Line] = []
@@ -29,10 +30,10 @@ def trade(audit: Audit, answers: Answers, others: Mapping[str, Audit], run: str)
             for label, role, said in models
             if (x := said.score(role, forget)) and (y := said.score(role, kept))
         ]
-        told = "; ".join(f"{label} {points(x.mean)} and {points(y.mean)}" for label, _, x, y in dots)
+        told = "; ".join(f"{label or role} {points(x.mean)} and {points(y.mean)}" for label, role, x, y in dots)
         picture = plots.cloud(f"trade{len(panels)}", dots, f"recall on {forget}  (← better)", f"{kept}  (better →)")
         panels.append(Panel(f"Recall on {forget} and on {kept}: {told}.", "", picture))
-        rows += [(forget, kept, label, score(x), score(y)) for label, _, x, y in dots]
+        rows += [(forget, kept, label or role, score(x), score(y)) for label, role, x, y in dots]
     figure = Figure(
         "Forgetting against retention",
         "The best place is up and to the left. Lines are 95 % intervals; the two of a model are not paired.",
@@ -88,5 +89,5 @@ def shift(audit: Audit) -> Section:
         for file, each in found.stand_ins.items()
     ]
     caption = "Parts in points, more is better: base less student where forgotten, student less base where kept"
-    blocks.append(table(caption, ("part", "points", "remark"), rows))
+    blocks.append(table(caption, ("part", "points", "remark"), rows, missing=""))
     return Section("shift", "Performance Shift", tuple(blocks))
