@@ -1,13 +1,18 @@
 """`duet report`: a run's audit or evaluation becomes a page for people, and Markdown for a model card."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import __version__
 from pipeline.console import say
-from stages.errors import DataError, OutputExists, SettingsError
+from stages.errors import CacheError, DataError, OutputExists, SettingsError
 from stages.files import write_atomically
+
+if TYPE_CHECKING:
+    from stages.evaluation.report.rows import Training
+    from stages.logit_cache.manifest import Manifest
 
 AUDIT, EVALUATION = "audit.json", "evaluation.json"
 GENERATOR = f"duet report {__version__}"
@@ -73,6 +78,7 @@ def report(runs: tuple[Path, ...], out: Path | None, examples: int) -> None:
         audit,
         training,
         load_metrics(runs[0] / "metrics.jsonl"),
+        capture_of(training),
         run=str(runs[0]),
         others=dict(zip(map(str, runs[1:]), others, strict=True)),
         examples=examples,
@@ -94,6 +100,21 @@ def audit_of(run: Path) -> Path:
         "A report is made of one of them, so nothing was written.",
         f"Make one:  make audit RUN={run}  or  make evaluate RUN={run}",
     )
+
+
+def capture_of(training: "Training | None") -> "Manifest | str":
+    """The manifest of the cache that was trained on, or in words why it is not known: it may be on another machine."""
+    from stages.logit_cache.manifest import MANIFEST, read_manifest
+
+    if training is None or training.cache is None:
+        return "there is no run.json that names the cache"
+    if not (Path(training.cache) / MANIFEST).is_file():
+        return f"{training.cache} is not here"
+    try:
+        manifest = read_manifest(Path(training.cache))
+    except CacheError as error:
+        return error.found
+    return manifest if manifest.cache_id == training.cache_id else f"{training.cache} holds another cache by now"
 
 
 def refuse_foreign(path: Path) -> None:

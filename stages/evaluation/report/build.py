@@ -8,12 +8,14 @@ from stages.evaluation.report.document import Document
 from stages.evaluation.report.rows import Audit, Step, Training
 from stages.evaluation.report.sections import answers, asked, changed, inside, made, said, summed
 from stages.evaluation.report.verdict import RULES, judge
+from stages.logit_cache.manifest import Manifest
 
 
 def build(
     audit: Audit,
     training: Training | None = None,
     steps: Sequence[Step] = (),
+    capture: Manifest | str = "it was not looked for",
     *,
     run: str = "student",
     others: Mapping[str, Audit] | None = None,
@@ -21,6 +23,7 @@ def build(
 ) -> Document:
     """The report on one audit.
 
+    capture: the manifest of the cache that was trained on, or why it is not known.
     run, others: names of this run and of further ones, which are points beside it in the picture of forgetting against
     retention. examples: questions shown per file and attack.
     """
@@ -50,7 +53,7 @@ def build(
             summed.shift(audit),
             answers.answers(audit, heard, examples),
             made.training(training, steps),
-            made.costs(audit, training, steps),
+            made.costs(audit, training, steps, capture),
             made.settings(audit, training),
             made.reproduce(audit, training),
             made.left_out(audit, training),

@@ -2,7 +2,7 @@
 
 from stages.evaluation.report import plots
 from stages.evaluation.report.comparisons import Answers
-from stages.evaluation.report.document import Block, Cell, Figure, Missing, Panel, Section
+from stages.evaluation.report.document import Block, Cell, Figure, Missing, Panel, Section, Table
 from stages.evaluation.report.parts import missing, missing_attacks
 from stages.evaluation.report.plots import Mark
 from stages.evaluation.report.rows import Audit, Role, Score
@@ -59,30 +59,33 @@ def _attack_figure(answers: Answers, rows: list[Score], *, supplied: bool) -> Fi
                 expected=0,
             )
             panels.append(Panel(f"Change of recall on {file} in points, {drawn[0]}: {told}.", f"On {file}", picture))
-    columns = ["attack", "questions", "n"]
-    for role in drawn:
-        columns += [role, f"{role}: change"]
-    columns += [role for role in roles if role not in drawn]
-    cells = []
+    numbers = _attack_table(answers, rows, drawn, (*drawn, *(role for role in roles if role not in drawn)))
+    if supplied:
+        return Figure("Attacks that supply the answer", SUPPLIED, tuple(panels), numbers, drawn)
+    return Figure("What each attack changes", CHANGES, tuple(panels), numbers, drawn)
+
+
+def _attack_table(answers: Answers, rows: list[Score], changed: tuple[Role, ...], roles: tuple[Role, ...]) -> Table:
+    """changed: models whose change is shown beside their score."""
+    found = {(row.file, row.attack, row.model): row for row in rows}
+    files = tuple(dict.fromkeys(row.file for row in rows))
+    columns = ["attack", "n"] if len(files) == 1 else ["attack", "questions", "n"]
+    for role in roles:
+        columns += [role, f"{role}: change"] if role in changed else [role]
+    lines: list[Line] = []
     for file, name in dict.fromkeys(place[:2] for place in found):
-        own = {role: found.get((file, name, role)) for role in (*drawn, *roles)}
-        line: list[Cell | str] = [attack_name(name), file, str(next(row.n for row in own.values() if row))]
-        for role, row in own.items():
+        own = [found.get((file, name, role)) for role in roles]
+        line: list[Cell | str] = [attack_name(name)] if len(files) == 1 else [attack_name(name), file]
+        line.append(str(next(row.n for row in own if row)))
+        for role, row in zip(roles, own, strict=True):
             line.append(score(row))
-            if role in drawn:
+            if role in changed:
                 line.append(change(answers.change_by(row) if row else None))
-        cells.append(line)
-    return Figure(
-        "Attacks that supply the answer" if supplied else "What each attack changes",
-        SUPPLIED if supplied else CHANGES,
-        tuple(panels),
-        table(
-            "ROUGE-L recall in points under each attack, and its paired change, with 95 % intervals over n questions",
-            columns,
-            cells,
-        ),
-        drawn,
+        lines.append(line)
+    caption = (
+        f"ROUGE-L recall on {listed(files)} in points, and its paired change, with 95 % intervals over n questions"
     )
+    return table(caption, columns, lines)
 
 
 def sampling(audit: Audit) -> Section:

@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.evaluation.report import plots
@@ -12,6 +12,7 @@ from stages.evaluation.report.plots import Mark
 from stages.evaluation.report.rows import Audit, Role, Step, Training
 from stages.evaluation.report.tables import table
 from stages.evaluation.report.words import duration, points, thousands
+from stages.logit_cache.manifest import Manifest
 from stages.toml_text import toml_text
 
 NOT_KNOWN = "not known"
@@ -50,12 +51,15 @@ def training(record: Training | None, steps: Sequence[Step]) -> Section:
     return Section("training", "Training", (figure,))
 
 
-def costs(audit: Audit, record: Training | None, steps: Sequence[Step]) -> Section:
-    """Queries, tokens, steps, seconds, joules: what is known of them."""
+def costs(audit: Audit, record: Training | None, steps: Sequence[Step], capture: Manifest | str) -> Section:
+    """Queries, tokens, steps, seconds, joules: what is known of them. capture: the cache's manifest, or why there is none."""
     asked, sampled = len(audit.answers), sum(each.samples for each in audit.samples or ())
     joules = {"training": record.joules if record else None, "audit": audit.run.joules}
     trained = NOT_KNOWN if not steps else thousands(sum(each.tokens_per_s * each.step_s for each in steps))
     rows = [
+        ("queries to the teacher, forget and retain", _captured(capture, _queries)),
+        ("seconds of the capture, its last run", _captured(capture, lambda found: duration(found.provenance.seconds))),
+        ("machine of the capture", _captured(capture, lambda found: found.provenance.hardware)),
         ("questions answered in the audit, all models", thousands(asked)),
         ("answers sampled for leak@k", thousands(sampled) if audit.leaks else "not measured"),
         ("tokens answered in the audit, samples apart", thousands(sum(each.tokens for each in audit.answers))),
@@ -67,7 +71,7 @@ def costs(audit: Audit, record: Training | None, steps: Sequence[Step]) -> Secti
         ("machine of training", f"{record.hardware}, processes: {record.processes}" if record else NOT_KNOWN),
         *((f"joules of {name}", NOT_KNOWN if value is None else thousands(value)) for name, value in joules.items()),
     ]
-    blocks: list[Block] = [table("Costs", ("what", "how much"), rows)]
+    blocks: list[Block] = [table("What was asked, trained and spent", ("what", "how much"), rows)]
     if parts := audit.run.seconds_of_parts:
         longest = sorted(parts.items(), key=lambda each: -each[1])
         blocks.append(
@@ -133,7 +137,7 @@ def reproduce(audit: Audit, record: Training | None) -> Section:
         Code("settings.toml", toml_text(sections), folded=True),
     ]
     if record:
-        told = f"The cache is the right one if its id is {record.cache_id}: `duet cache show {cache}` tells it."
+        told = f"The cache is the same if its id is {record.cache_id}; duet cache show tells it."
         blocks.append(Prose(told, quiet=True))
     return Section("reproduce", "Reproduce it", tuple(blocks))
 
@@ -145,6 +149,14 @@ def left_out(audit: Audit, record: Training | None) -> Section:
     if rows:
         block = table("Parts that were not measured", ("part", "reason"), rows)
     return Section("not-measured", "Not measured", (block,))
+
+
+def _captured(capture: Manifest | str, what: Callable[[Manifest], str]) -> str:
+    return f"{NOT_KNOWN}: {capture}" if isinstance(capture, str) else what(capture)
+
+
+def _queries(found: Manifest) -> str:
+    return " + ".join(thousands(found.splits.get(split, 0)) for split in ("forget", "retain"))
 
 
 def _some_steps(steps: Sequence[Step]) -> list[int]:
