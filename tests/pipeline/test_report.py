@@ -14,6 +14,7 @@ from rich_audit import STUDENT_SHA256, rich_audit, run_record, steps
 from workspace import write_lines
 
 from pipeline.cli import duet
+from pipeline.report import audit_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -71,11 +72,10 @@ def test_a_run_becomes_a_page_and_its_markdown_and_the_same_again(tmp_path: Path
 
 
 def test_an_audit_goes_before_an_evaluation_and_an_evaluation_before_nothing(tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", rich_audit(control=False), "evaluation.json")
-    assert "Not measured: Never-knew model (control)." in report("--run", run).output
-
-    make_run(run)
-    assert "Not measured" not in report("--run", run).output
+    (tmp_path / "evaluation.json").write_text("{}")
+    assert audit_of(tmp_path).name == "evaluation.json"
+    (tmp_path / "audit.json").write_text("{}")
+    assert audit_of(tmp_path).name == "audit.json"
 
     (tmp_path / "empty").mkdir()
     result = report("--run", tmp_path / "empty")

@@ -7,6 +7,7 @@ from stages.evaluation.metrics import Interval
 from stages.evaluation.report.comparisons import Answers
 from stages.evaluation.report.rows import Audit
 from stages.evaluation.report.words import interval, points, signed
+from stages.evaluation.targets import KEEP_WITHIN
 
 Outcome = Literal[
     "lower",
@@ -14,6 +15,7 @@ Outcome = Literal[
     "still above",
     "broken",
     "no loss shown",
+    "unclear",
     "lost",
     "brings back",
     "no recovery shown",
@@ -23,7 +25,7 @@ Outcome = Literal[
     "not measured",
 ]
 GOOD: tuple[Outcome, ...] = ("lower", "no loss shown", "no recovery shown", "no trace shown")
-OPEN: tuple[Outcome, ...] = ("cannot be read", "not measured")
+OPEN: tuple[Outcome, ...] = ("unclear", "cannot be read", "not measured")
 TOO_FEW = "Student and base did not answer two of the same questions."
 
 
@@ -77,7 +79,11 @@ def kept(answers: Answers, file: str) -> Finding:
     if student is None or base is None or change is None or change.low is None or change.high is None:
         return Finding(probe, file, "cannot be read", TOO_FEW)
     text = f"Recall {points(student.mean)}, the base {points(base.mean)}: {change_text(change)}."
-    return Finding(probe, file, "lost" if change.high < 0 else "no loss shown", text)
+    if change.high < 0:
+        return Finding(probe, file, "lost", text)
+    if change.low < -KEEP_WITHIN:
+        return Finding(probe, file, "unclear", f"{text} A loss of up to {points(-change.low)} points is not ruled out.")
+    return Finding(probe, file, "no loss shown", text)
 
 
 def change_text(change: Interval) -> str:

@@ -13,6 +13,7 @@ from stages.evaluation.report.findings import Finding
 from stages.evaluation.report.parts import TITLES, missing
 from stages.evaluation.report.rows import Audit
 from stages.evaluation.report.words import counted, listed
+from stages.evaluation.targets import KEEP_WITHIN
 
 LIMIT = "These probes show what they bring back. No audit can prove that nothing is left in the weights."
 RULES = (
@@ -30,7 +31,7 @@ RULES = (
     "trained alike. Without a control, training on the topic cannot be read: any model learns what it is taught. Text that holds "
     "no answer can teach none, so there a rise over step 0 counts.",
     "Membership: still told apart where the interval of the AUC lies above what is expected of a model that never saw the text.",
-    "To be kept: lost where the student is below the base.",
+    f"To be kept: lost where the student is below the base; unclear where its interval holds a loss over {KEEP_WITHIN:.0f} points.",
     "Broken: answers that are empty or repeat themselves are more frequent than the base's. Low recall is then not all forgetting.",
 )
 

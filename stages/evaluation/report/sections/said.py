@@ -5,7 +5,7 @@ from itertools import product
 
 from stages.evaluation.report import plots
 from stages.evaluation.report.comparisons import Answers
-from stages.evaluation.report.document import Block, Cell, Figure, Missing, Panel, Section
+from stages.evaluation.report.document import Block, Cell, Figure, Missing, Panel, Prose, Section
 from stages.evaluation.report.parts import missing
 from stages.evaluation.report.plots import Mark
 from stages.evaluation.report.rows import Audit, FirstTokens, Role, Score
@@ -20,6 +20,7 @@ from stages.evaluation.report.words import (
 
 SHARE = (-3, 103)  # an axis of shares in points, with room for the markers at its ends
 FIGURE_QUESTIONS = 4
+ON_VALIDATION = "These are the validation files. Where settings were chosen on them, scores elsewhere are worse."
 
 
 def scores(audit: Audit, answers: Answers) -> Section:
@@ -43,7 +44,11 @@ def scores(audit: Audit, answers: Answers) -> Section:
         ),
         audit.roles,
     )
-    blocks: list[Block] = [figure]
+    blocks: list[Block] = []
+    asked = audit.run.settings["evaluation"]
+    if asked.get("questions") and asked["questions"] == asked.get("validation"):
+        blocks.append(Prose(ON_VALIDATION))
+    blocks.append(figure)
     if reason := missing(audit, "control"):
         blocks.append(Missing("Never-knew model (control)", reason))
     blocks.append(

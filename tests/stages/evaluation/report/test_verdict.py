@@ -122,9 +122,9 @@ def test_an_attack_that_supplies_the_answer_is_no_part_of_the_verdict() -> None:
     assert "come back" not in verdict.headline
 
 
-@pytest.mark.parametrize(("kept", "outcome"), [(0, "lost"), (19, "no loss shown"), (20, "no loss shown")])
+@pytest.mark.parametrize(("kept", "outcome"), [(0, "lost"), (19, "unclear"), (20, "no loss shown")])
 def test_a_loss_counts_once_its_interval_leaves_out_zero(kept: int, outcome: str) -> None:
-    """19 of 20: one question in twenty is lost, and many resamples leave it out."""
+    """19 of 20: one question in twenty is lost; many resamples leave it out, and many hold it twice, which is 10 points."""
     verdict = judged(PLAIN | {("student", "retain", None): kept})
 
     assert found(verdict, "To be kept, retain").outcome == outcome
