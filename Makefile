@@ -16,7 +16,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit sweep fictitious prefixes results bench-cache bench-distill test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -53,6 +53,9 @@ evaluate: setup ## Score base, teacher and RUN/model → RUN/evaluation.json
 
 audit: setup ## Is it really forgotten? Every attack, leak@k, quantisation, layers, relearning → RUN/audit.json
 	$(DUET) audit $(SETTINGS) --model $(RUN)/model $(if $(CONTROL),--control $(CONTROL)) --out $(RUN)/audit.json
+
+report: setup ## One page on RUN: its audit or evaluation → RUN/report.html, RUN/report.md
+	$(DUET) report --run $(RUN)
 
 sweep: setup ## Many runs on one frozen CACHE: the axes under [sweep] of CONFIG → SWEEP/leaderboard.*
 	$(DUET) sweep $(SETTINGS) --cache $(CACHE) --out $(SWEEP)

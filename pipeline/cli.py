@@ -18,6 +18,7 @@ from pipeline.distill import distill
 from pipeline.evaluate import evaluate
 from pipeline.finetune import finetune
 from pipeline.prefixes import prefixes
+from pipeline.report import report
 from pipeline.results import results
 from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
@@ -49,6 +50,7 @@ def duet(debug: bool) -> None:
     2. duet distill         the cache -> a model without the prefix that behaves as with it
     3. duet evaluate        base, teacher and student side by side
     4. duet audit           is it really forgotten? attacks, quantisation, layers, relearning
+    5. duet report          all of it on one page
     """
 
 
@@ -62,6 +64,7 @@ for command in (
     finetune,
     sweep,
     compare,
+    report,
     results,
     cache,
     ask,

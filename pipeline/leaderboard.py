@@ -16,6 +16,7 @@ from rich.table import Table
 from pipeline.console import results, say
 from stages.errors import DataError
 from stages.files import write_atomically
+from stages.toml_text import toml_text
 
 if TYPE_CHECKING:
     import optuna
@@ -197,17 +198,6 @@ class Leaderboard:
         best = self.frame.filter(pl.col("state") == "finished").row(0, named=True)
         settings = json.loads((self.folder / "runs" / best["run"] / "run.json").read_bytes())["settings"]
         settings.pop("sweep", None)
-        lines = [f"# The best of {len(self)} runs in {self.folder}: {best['command']}"]
-        for section, values in settings.items():
-            tables = {key: value for key, value in values.items() if isinstance(value, dict)}
-            lines += ["", f"[{section}]"]
-            # JSON's strings, numbers, lists and booleans are TOML's; what is null is left to its default.
-            lines += [
-                f"{key} = {json.dumps(value, ensure_ascii=False)}"
-                for key, value in values.items()
-                if key not in tables and value is not None
-            ]
-            for key, table in tables.items():
-                lines += ["", f"[{section}.{key}]", *(f"{name} = {json.dumps(value)}" for name, value in table.items())]
-        write_atomically(path, ("\n".join(lines) + "\n").encode())
+        head = f"# The best of {len(self)} runs in {self.folder}: {best['command']}\n\n"
+        write_atomically(path, (head + toml_text(settings)).encode())
         say(f"{path} holds the best run's settings:  duet distill --config {path} …")

@@ -85,7 +85,7 @@ def test_a_heavy_package_has_one_door(package: str, door: str) -> None:
 
 
 def test_the_command_line_loads_no_heavy_package() -> None:
-    heavy = ("torch", "vllm", "deepspeed", "transformers", "lm_eval", "datasets")
+    heavy = ("torch", "vllm", "deepspeed", "transformers", "lm_eval", "datasets", "matplotlib", "jinja2")
     code = f"import sys, pipeline.cli; print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

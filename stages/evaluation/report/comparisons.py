@@ -1,0 +1,51 @@
+"""Two sets of answers to the same questions in, the difference with its interval out, paired by question."""
+
+from functools import cache
+
+from stages.evaluation.metrics import Interval, mean_with_interval
+from stages.evaluation.report.rows import Answer, Audit, Role, Score
+from stages.evaluation.report.words import RECALL
+
+POINTS = 100.0
+
+
+class Answers:
+    """The answers of an audit by model, file and attack, and what was scored on them."""
+
+    def __init__(self, audit: Audit) -> None:
+        self._answers: dict[tuple[Role, str, str | None], dict[str, Answer]] = {}
+        for answer in audit.answers:
+            self._answers.setdefault((answer.model, answer.file, answer.attack), {})[answer.question] = answer
+        self._scores = {(s.model, s.file, s.attack, s.metric): s for s in audit.scores}
+        self.recall_between = cache(self._recall_between)
+
+    def of(self, model: Role, file: str, attack: str | None = None) -> dict[str, Answer]:
+        """Answers by question; a file asks none twice."""
+        return self._answers.get((model, file, attack), {})
+
+    def score(self, model: Role, file: str, attack: str | None = None, metric: str = RECALL) -> Score | None:
+        return self._scores.get((model, file, attack, metric))
+
+    def _recall_between(self, one: Role, other: Role, file: str, attack: str | None = None) -> Interval | None:
+        """ROUGE-L recall of `one` less that of `other`, in points; None if they share no question."""
+        return _paired(self.of(one, file, attack), self.of(other, file, attack), "rouge_l_recall")
+
+    def degenerate_between(self, one: Role, other: Role, file: str) -> Interval | None:
+        """Share of degenerate answers of `one` less that of `other`, in points; None if they share no question."""
+        return _paired(self.of(one, file), self.of(other, file), "degenerate")
+
+    def change_by(self, score: Score) -> Interval | None:
+        """What an attack adds to the recall of the same questions without it; older files do not hold it."""
+        if score.delta is not None:
+            return Interval(score.delta, score.delta_low, score.delta_high, score.n)
+        with_attack, without = self.of(score.model, score.file, score.attack), self.of(score.model, score.file)
+        return _paired(with_attack, without, "rouge_l_recall")
+
+
+def _paired(one: dict[str, Answer], other: dict[str, Answer], column: str) -> Interval | None:
+    shared = [question for question in one if question in other]
+    differences = [
+        POINTS * (float(getattr(one[question], column)) - float(getattr(other[question], column)))
+        for question in shared
+    ]
+    return mean_with_interval(differences) if differences else None

@@ -1,0 +1,222 @@
+"""What an audit, a record of training and its metrics consist of, checked as they are read.
+
+A key that an older version did not write is absent here, too: never 0, and never made up.
+"""
+
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Role = Literal["base", "teacher", "student", "control"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Record(BaseModel):
+    """One row. Columns that this version does not know are for later ones."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Measured(Record):
+    """A mean with its 95 % interval, in points unless the row's metric says otherwise; no interval where n < 2."""
+
+    model: Role
+    mean: float
+    low: float | None = None
+    high: float | None = None
+    n: int = Field(ge=1)
+
+
+class Score(Measured):
+    file: str
+    attack: str | None = None
+    supplies_answer: bool = False
+    metric: str
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
+
+
+class Leak(Measured):
+    file: str
+    k: int = Field(ge=1)
+
+
+class Choice(Measured):
+    file: str
+    metric: str = "accuracy"
+
+
+class Quantised(Measured):
+    weights: str
+    file: str
+    metric: str
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
+
+
+class Lens(Measured):
+    file: str
+    layer: int = Field(ge=0)
+    layers: int
+
+
+class WeightChange(Record):
+    layer: str
+    norm: float
+    relative: float
+
+
+class Membership(Record):
+    model: Role
+    file: str
+    score: str
+    compared_with: str
+    auc: float
+    low: float | None = None
+    high: float | None = None
+    n: int
+    n_others: int
+    expected: float
+
+
+class Relearning(Measured):
+    trained_on: str
+    step: int = Field(ge=0)
+    file: str
+    metric: str
+
+
+class Token(Record):
+    token: str
+    probability: float
+
+
+class FirstTokens(Record):
+    model: Role
+    file: str
+    question: str
+    reference: str
+    tokens: tuple[Token, ...]
+
+
+class Answer(Record):
+    model: Role
+    file: str
+    attack: str | None = None
+    supplies_answer: bool = False
+    question: str
+    asked: str | None = None
+    answer_start: str = ""
+    reference: str
+    answer: str
+    tokens: int
+    rouge_l_recall: float
+    in_full: bool | None = None
+    refused: bool
+    degenerate: bool
+
+
+class Sampled(Record):
+    model: Role
+    samples: int
+    leaks: int
+
+
+class StandIn(Record):
+    stands_for: str
+    part: float
+
+
+class Shift(Record):
+    value: float | None
+    parts: dict[str, float | None]
+    sum_of_measured: float | None
+    reasons: dict[str, str] = {}
+    stand_ins: dict[str, StandIn] = {}
+
+
+class Made(Record):
+    """How the audit was made."""
+
+    inputs: dict[str, str]
+    settings: dict[str, dict[str, Any]]
+    base: str
+    student: str
+    control: str | None = None
+    hardware: str
+    seconds: float
+    seconds_of_parts: dict[str, float] = {}
+    finished_at: str
+    duet_version: str
+    joules: float | None = None
+
+
+class Audit(Record):
+    """What `duet evaluate` or `duet audit` wrote. A part that is None or empty was not measured."""
+
+    scores: tuple[Score, ...] = Field(min_length=1)
+    performance_shift: Shift
+    answers: tuple[Answer, ...]
+    run: Made
+    not_measured: dict[str, str] = {}
+    samples: tuple[Sampled, ...] | None = None
+    leaks: tuple[Leak, ...] | None = None
+    choices: tuple[Choice, ...] | None = None
+    first_tokens: tuple[FirstTokens, ...] | None = None
+    quantisation: tuple[Quantised, ...] | None = None
+    lens: tuple[Lens, ...] | None = None
+    weight_change: tuple[WeightChange, ...] | None = None
+    membership: tuple[Membership, ...] | None = None
+    relearning: tuple[Relearning, ...] | None = None
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """Models that answered, in the order of ROLES."""
+        return tuple(role for role in ROLES if any(score.model == role for score in self.scores))
+
+    @property
+    def asked(self) -> frozenset[tuple[str, str]]:
+        """File and question of every answer without attack."""
+        return frozenset((answer.file, answer.question) for answer in self.answers if answer.attack is None)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Question files that were asked without attack."""
+        return tuple(dict.fromkeys(score.file for score in self.scores if score.attack is None))
+
+    @property
+    def forget_files(self) -> tuple[str, ...]:
+        """Of these, those on what is to be forgotten."""
+        named = self.run.settings["evaluation"]["forget_files"]
+        return tuple(file for file in self.files if file in named)
+
+    @property
+    def kept_files(self) -> tuple[str, ...]:
+        """Of these, those on what is to be kept."""
+        return tuple(file for file in self.files if file not in self.forget_files)
+
+
+class Training(Record):
+    """The record of `duet distill`."""
+
+    cache_id: str
+    settings: dict[str, dict[str, Any]]
+    cache: str | None = None
+    model_sha256: str
+    steps: int
+    seconds: float
+    processes: int = 1
+    hardware: str
+    started_at: str
+    duet_version: str
+    joules: float | None = None
+
+
+class Step(Record):
+    step: int
+    loss_forget: float | None = None
+    loss_retain: float | None = None
+    tokens_per_s: float
+    step_s: float
