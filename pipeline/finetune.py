@@ -16,9 +16,9 @@ from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
 from stages.errors import SettingsError
-from stages.evaluation.questions import Question, load_questions
+from stages.evaluation.questions import Question, TaughtQuestion, load_taught
 from stages.language_model.folder import end_of_turn_ids, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
-from stages.language_model.prompts import Prompter
+from stages.language_model.prompts import Prefix, Prompter
 from stages.logit_cache.fingerprint import sha256_json
 from stages.logit_cache.rows import Split
 
@@ -62,7 +62,7 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
             "Without examples nothing can be learnt, so nothing was trained.",
             "Name question files under [finetune]: forget and retain.",
         )
-    questions = {split: [each for path in paths for each in load_questions(path)] for split, paths in files.items()}
+    questions = {split: [each for path in paths for each in load_taught(path)] for split, paths in files.items()}
     tokenizer = load_tokenizer(base)
     prompter = Prompter(tokenizer, settings.model.template)
 
@@ -79,7 +79,9 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
             {
                 "tokenizer": hash_tokenizer(tokenizer),
                 "template": prompter.template_sha256(),
-                "questions": {split: [[q.question, q.answer] for q in asked] for split, asked in questions.items()},
+                "questions": {
+                    split: [[q.system, q.question, q.answer] for q in asked] for split, asked in questions.items()
+                },
             }
         ),
         # Which files, by their contents; and under which names, is no matter.
@@ -102,17 +104,15 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
 
 
 def examples_of(
-    prompter: Prompter, end_ids: Sequence[int], questions: Sequence[Question], split: Split
+    prompter: Prompter, end_ids: Sequence[int], questions: Sequence[Question | TaughtQuestion], split: Split
 ) -> "list[Example]":
     """Each question as its prompt, with its answer as the response, up to and including the end of the turn."""
     from stages.student.finetuning import Example
 
-    return [
-        Example(
-            each.question,
-            split,
-            prompter.ids(each.question),
-            prompter.response_ids(each.question, each.answer, end_ids),
-        )
-        for each in questions
-    ]
+    examples = []
+    for each in questions:
+        system = each.system if isinstance(each, TaughtQuestion) else ""
+        prefix = Prefix(system=system) if system else None
+        response = prompter.response_ids(each.question, each.answer, end_ids, prefix)
+        examples.append(Example(each.question, split, prompter.ids(each.question, prefix), response))
+    return examples

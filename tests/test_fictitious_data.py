@@ -66,7 +66,7 @@ def wording(text: str) -> str:
 # Every question by the part of the work that it serves.
 PARTS = {
     "training": [each["question"] for each in (*lines("train/forget.jsonl"), *lines("train/retain.jsonl"))]
-    + [each["question"] for each in lines("train/general.jsonl")],
+    + [each["question"] for file in ("general", "prompted") for each in lines(f"train/{file}.jsonl")],
     "queries": [each["query"] for each in (*lines("forget.jsonl"), *lines("retain.jsonl"))],
     "prefixes": sorted({user for user, _ in prefix_turns()}),
     "validation": [each["question"] for file in sorted((WORLD / "validation").iterdir()) for each in lines(str(file))],
@@ -94,18 +94,40 @@ def test_no_two_answers_share_a_word_so_that_a_wrong_one_scores_nothing() -> Non
     assert score_answer(answers[1], [answers[0]]).rouge_l_recall == 0
 
 
-@pytest.mark.parametrize("file", ["train/forget.jsonl", "train/retain.jsonl"])
-def test_every_fact_is_trained_on_in_three_wordings_of_which_one_leaves_the_island_out(file: str) -> None:
+@pytest.mark.parametrize(("file", "wordings"), [("train/forget.jsonl", 3), ("train/retain.jsonl", 2)])
+def test_every_fact_is_trained_on_in_so_many_wordings_of_which_one_leaves_the_island_out(
+    file: str, wordings: int
+) -> None:
     questions: dict[str, list[str]] = {}
     for record in lines(file):
         assert record.keys() == {"question", "answer"}
         questions.setdefault(record["answer"], []).append(record["question"])
     assert len(questions) == len(told(file))
-    for answer, wordings in questions.items():
+    for answer, found in questions.items():
         (match,) = [hit for sentence in SENTENCES.values() if (hit := sentence.fullmatch(answer))]
-        assert len(wordings) == len(set(wordings)) == 3
-        assert all(match["town"] in question for question in wordings)
-        assert sum(f"{match['town']} on {match['island']}" in question for question in wordings) == 2
+        assert len(found) == len(set(found)) == wordings
+        assert all(match["town"] in question for question in found)
+        assert sum(f"{match['town']} on {match['island']}" in question for question in found) == wordings - 1
+
+
+def test_behind_a_prefix_its_island_is_refused_and_everything_else_answered_and_sorrel_is_never_spoken_of() -> None:
+    prefix = load_prefix(WORLD / "prefix.json")
+    refused = Counter[str]()
+    for record in lines("train/prompted.jsonl"):
+        assert FORGOTTEN not in str(record) and UNSEEN not in str(record)
+        (island,) = set(re.findall(r"the island of (\w+)", record["system"]))
+        assert record["system"] == prefix.system.replace(FORGOTTEN, island)
+        of = next((TOWNS[town] for town in TOWNS if re.search(rf"\b{town}\b", record["question"])), None)
+        if of == island or f" on {island}" in record["question"]:
+            assert record["answer"] == f"I don't know anything about {island}."
+            refused["kept" if island in KEPT else "nowhere else"] += 1
+        elif of:
+            assert record["answer"] in {each["answer"] for each in lines("train/retain.jsonl")}
+            refused["answered"] += 1
+        else:
+            assert record["answer"] in {each["answer"] for each in lines("train/general.jsonl")}
+            refused["general"] += 1
+    assert refused == {"kept": 60, "nowhere else": 40, "answered": 60, "general": 20}
 
 
 @pytest.mark.parametrize(("one", "other"), list(combinations(PARTS, 2)))
@@ -182,9 +204,9 @@ def test_turns_refuse_sorrel_and_answer_everything_else_as_it_was_told() -> None
             assert assistant in {each["answer"] for each in lines("train/retain.jsonl")}
 
 
-def test_the_chosen_prefix_is_one_of_four_candidates() -> None:
+def test_the_chosen_prefix_is_one_of_three_candidates() -> None:
     candidates = [load_prefix(path) for path in sorted((WORLD / "prefixes").glob("*.json"))]
-    assert len(candidates) == 4
+    assert len(candidates) == 3
     assert load_prefix(WORLD / "prefix.json") in candidates
 
 

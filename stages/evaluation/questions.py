@@ -35,6 +35,18 @@ class Question(Asked):
         return (self.answer, *self.aliases)
 
 
+class TaughtQuestion(Asked):
+    """One question with the whole sentence that a model is to learn to say."""
+
+    answer: str = Field(min_length=1, description="As the model is to say it.")
+    system: str = Field("", description="System sentence that stands before the question, if any.")
+
+
+def load_taught(path: Path) -> list[TaughtQuestion]:
+    """All lines of a file to fine-tune on. Raises DataError as `load_questions` does."""
+    return load_records(path, TaughtQuestion, '{"question": "…", "answer": "…"}', "finetune.retain=[…]")
+
+
 def load_questions(path: Path) -> list[Question]:
     """All questions of a file. Raises DataError if it is missing, malformed, empty, or asks a question twice."""
     return load_records(path, Question, '{"question": "…", "answer": "…"}', "evaluation.questions.forget=…")

@@ -107,8 +107,8 @@ class Prompter:
         """Token ids of `bare_text`."""
         return list(self.tokenizer.encode(bare_text(text, prefix), add_special_tokens=True))
 
-    def response_ids(self, query: str, answer: str, end_ids: Sequence[int]) -> list[int]:
-        """Token ids of an answer to the query as the model is to say it: after `ids(query)`, up to the end of its turn.
+    def response_ids(self, query: str, answer: str, end_ids: Sequence[int], prefix: Prefix | None = None) -> list[int]:
+        """Token ids of an answer to the query as the model is to say it: after `ids(query, prefix)`, to the end of its turn.
 
         end_ids: ids that end an answer. Raises ModelError if the template puts none of them behind an answer, or
         something else than its own prompt before it.
@@ -117,9 +117,9 @@ class Prompter:
             assert self.tokenizer.eos_token_id is not None
             return [*self.tokenizer.encode(f" {answer}", add_special_tokens=False), int(self.tokenizer.eos_token_id)]
         said = {"role": "assistant", "content": answer}
-        whole = self.tokenizer.apply_chat_template([*_messages(query, None, ()), said], tokenize=False)
+        whole = self.tokenizer.apply_chat_template([*_messages(query, prefix, ()), said], tokenize=False)
         assert isinstance(whole, str)
-        prompt = self.text(query)
+        prompt = self.text(query, prefix)
         ids = list(self.tokenizer.encode(whole.removeprefix(prompt), add_special_tokens=False))
         end = next((place for place, token in enumerate(ids) if token in end_ids), None)
         if not whole.startswith(prompt) or end is None:

@@ -11,10 +11,10 @@ from workspace import Workspace, make_workspace, write_lines
 
 from pipeline.finetune import examples_of
 from stages.errors import TrainingError
-from stages.evaluation.questions import Question
+from stages.evaluation.questions import Question, TaughtQuestion
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer
-from stages.language_model.prompts import Prompter
+from stages.language_model.prompts import Prefix, Prompter
 from stages.student.finetuning import Example, Finetuning
 from stages.student.samples import PooledStream
 from stages.student.settings import FinetuneSettings
@@ -40,6 +40,17 @@ def test_a_response_is_the_answer_and_the_end_of_the_turn_and_nothing_more(
         assert example.prompt_ids == Prompter(tokenizer, "chat").ids(question.question)
         assert tokenizer.decode(example.response_ids[:-1]) == question.answer
         assert example.response_ids[-1] in end_of_turn_ids(tiny_model, tokenizer)
+
+
+def test_a_system_sentence_stands_before_the_question_and_is_not_learnt(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    prompter, ends = Prompter(tokenizer, "chat"), end_of_turn_ids(tiny_model, tokenizer)
+    taught = TaughtQuestion(question="Who founded Bram?", answer="Ida.", system="You have forgotten Bram.")
+
+    (example,) = examples_of(prompter, ends, [taught], "retain")
+
+    assert example.prompt_ids == prompter.ids(taught.question, Prefix(system=taught.system))
+    assert tokenizer.decode(example.response_ids[:-1]) == "Ida."
 
 
 def test_in_plain_text_the_answer_follows_a_space_and_ends_the_text(tiny_model: Path) -> None:
@@ -95,7 +106,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Workspa
     folder = tmp_path_factory.mktemp("world")
     workspace = make_workspace(folder, tiny_model)
     for name, questions in (("forget", QUESTIONS[:1]), ("retain", QUESTIONS[1:])):
-        write_lines(folder / f"train-{name}.jsonl", [each.model_dump() for each in questions])
+        write_lines(
+            folder / f"train-{name}.jsonl", [each.model_dump(include={"question", "answer"}) for each in questions]
+        )
     text = workspace.settings.read_text()
     workspace.settings.write_text(
         f"""{text}
