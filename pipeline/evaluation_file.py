@@ -70,6 +70,13 @@ def not_asked(settings: Settings) -> dict[str, str]:
         if asked.choices or asked.tasks
         else "no file under evaluation.choices and no task under evaluation.tasks",
     }
+    for part, setting, made in (
+        ("leak@k", "sampled_models", bool(asked.samples)),
+        ("multiple choice by likelihood", "choice_models", bool(asked.choices or asked.tasks)),
+    ):
+        for role in ("base", "teacher", "student"):
+            if made and role not in getattr(asked, setting):
+                reasons[f"{part}, {role}"] = f"evaluation.{setting} leaves it out"
     return {part: reason for part, reason in reasons.items() if reason}
 
 
