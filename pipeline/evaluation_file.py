@@ -85,9 +85,8 @@ def summarise(heard: "Heard") -> dict[str, Any]:
 
     Base stands before teacher and student in every list.
     """
-    from stages.evaluation.membership import membership_scores
-
     from stages.evaluation.choices import choice_scores
+    from stages.evaluation.membership import membership_scores
     from stages.evaluation.sampling import leak_curve
     from stages.evaluation.scores import score_table, shift_of
 
