@@ -1,6 +1,7 @@
 """The three main commands in a row on the tiny model, as a user gives them: what they leave, reuse and refuse."""
 
 import json
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -184,6 +185,23 @@ def test_compare_and_ask_work_on_what_the_chain_left(finished: Workspace) -> Non
     assert "| base + prefix (teacher) |" in table.output
     assert "student forgets forget: recall" in seeds.output
     assert asked.output.startswith("> What is the capital of Peru?\n")
+
+
+@pytest.mark.slow
+def test_the_report_tells_what_the_chain_left(finished: Workspace, tmp_path: Path) -> None:
+    for path in (finished.evaluation, finished.run / "run.json", finished.run / "metrics.jsonl"):
+        shutil.copy(path, tmp_path)
+    result = finished.duet("report", "--run", tmp_path)
+
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "report.md").read_text(encoding="utf-8")
+    cache = LogitCache(finished.cache).manifest
+    assert f"| cache id | {cache.cache_id} |" in card
+    # Three forget queries and four retain queries, of which the cache's manifest tells.
+    assert "| queries to the teacher, forget and retain | 3 + 4 |" in card
+    assert "**Quantisation** not measured: " in card
+    for row in json.loads(finished.evaluation.read_text())["choices"]:
+        assert f"{row['mean']:.1f} [{row['low']:.1f},\u00a0{row['high']:.1f}]" in card
 
 
 @pytest.mark.slow

@@ -33,7 +33,8 @@ def markdown(document: Document, *, generator: str, page: str) -> str:
 
 def escaped(text: str) -> str:
     """Text on one line that Markdown shows as it is."""
-    line = " ".join(visible(text).split())
+    # Spaces that do not break are kept: str.split would take them for ends of words.
+    line = re.sub(r"[ \t\r\n]+", " ", visible(text)).strip(" ")
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return ESCAPED.sub(lambda found: "\\" + found[0], line)
 
