@@ -1,6 +1,6 @@
 """All settings: defaults < TOML file < `--set section.key=value`. Typed, and unknown keys are errors.
 
-The student's section lives with the student (stages/student/settings.py), because sweeps and DeepSpeed share it.
+What a stage alone reads lives with it: stages/student/settings.py, stages/evaluation/settings.py.
 """
 
 import tomllib
@@ -21,8 +21,7 @@ from pydantic import (
 )
 
 from stages.errors import SettingsError
-from stages.evaluation.attacks import AttackName
-from stages.evaluation.questions import ChoiceForm
+from stages.evaluation.settings import EvaluationSettings
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
 from stages.student.settings import FinetuneSettings, RelearningSettings, StudentSettings
@@ -78,97 +77,6 @@ class TeacherSettings(Section):
     def _prefix_not_on_retain_alone(self) -> "TeacherSettings":
         if self.prefix_on_retain and not self.prefix_on_forget:
             raise ValueError("prefix_on_retain without prefix_on_forget would make the model forget what is to be kept")
-        return self
-
-
-class EvaluationSettings(Section):
-    """What is asked of a model, and how."""
-
-    questions: dict[str, Path] = Field(
-        default_factory=dict,
-        description="Question files by name; forget, retain and forget_500 enter Performance Shift.",
-    )
-    validation: dict[str, Path] = Field(
-        default_factory=dict,
-        description="Other files under the same names, to tune on: used by prefixes, sweep and evaluate --validation.",
-    )
-    forget_files: tuple[str, ...] = Field(
-        ("forget",), description="Files on what is to be forgotten; the others are to be kept."
-    )
-    attacks: tuple[AttackName, ...] = Field(
-        ("reverse",), description="Attacks on `attacked_files`; duet audit makes every one that can be made."
-    )
-    attacked_files: tuple[str, ...] = Field(("forget",), description="Files that are attacked.")
-    attacked_questions: int | None = Field(
-        None,
-        ge=1,
-        description="So many questions of each attacked file, evenly spread, are attacked and sampled; default: all.",
-    )
-    revealing: Path | None = Field(
-        None, description="Question file on other entities, shown with its answers by the attack few_shot."
-    )
-    translated: dict[str, Path] = Field(
-        default_factory=dict,
-        description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
-    )
-    membership: bool = Field(
-        False,
-        description="Compare how likely the true answers of attacked files are with others: membership inference.",
-    )
-    unseen: dict[str, Path] = Field(
-        default_factory=dict,
-        description="By attacked file: facts of the same kind that no model was trained on, for membership inference; "
-        "default: the file's own questions with their answers swapped.",
-    )
-    max_tokens: int = Field(32, ge=1, description="Longest answer.")
-    first_tokens: int = Field(
-        3, ge=0, description="Questions per file whose ten likeliest first tokens are kept, for every model."
-    )
-    samples: int = Field(
-        0, ge=0, le=1024, description="Answers sampled at temperature 1 per attacked question, for leak@k; 0: none."
-    )
-    sample_seed: int = Field(0, ge=0, description="Seed of the sampled answers.")
-    sampled_models: tuple[Literal["base", "teacher", "student", "control"], ...] = Field(
-        ("base", "student", "control"), description="Models that are sampled; those that are there."
-    )
-    fluency: bool = Field(False, description="Score the perplexity of all answers without attack under the base model.")
-    choices: dict[str, Path] = Field(
-        default_factory=dict,
-        description="Multiple-choice files by name, scored by likelihood; mmlu enters Performance Shift as such.",
-    )
-    tasks: tuple[str, ...] = Field(
-        (),
-        description="Multiple-choice tasks and groups of lm-eval by name (mmlu, wmdp_bio), in their own form; from the hub.",
-    )
-    task_folder: Path | None = Field(
-        None, description="Folder of further task files for lm-eval (YAML); their names come before its own."
-    )
-    choice_shots: int = Field(
-        0,
-        ge=0,
-        le=5,
-        description="Solved examples: a file's first questions, not scored; of a task those that it chooses itself.",
-    )
-    choice_form: ChoiceForm = Field(
-        "text",
-        description="Of files. text: each option's own words are scored, per character; letters: the letters of a list.",
-    )
-    choice_models: tuple[Literal["base", "teacher", "student", "control"], ...] = Field(
-        ("base", "student", "control"),
-        description="Models that answer multiple choice; vLLM reads a teacher's prefix anew each time.",
-    )
-
-    @model_validator(mode="after")
-    def _known_files(self) -> "EvaluationSettings":
-        if len(set(self.attacks)) < len(self.attacks):
-            raise ValueError("attacks names one of them twice")
-        if len(set(self.tasks)) < len(self.tasks) or set(self.tasks) & self.choices.keys():
-            raise ValueError("tasks names one of them twice, or one that is under choices, too")
-        for files in ("questions", "validation"):
-            named = getattr(self, files)
-            for field in ("forget_files", "attacked_files"):
-                if named and (unknown := set(getattr(self, field)) - named.keys()):
-                    raise ValueError(f"{field} names {sorted(unknown)[0]!r}, which is not under {files}")
         return self
 
 
