@@ -88,9 +88,7 @@ def audit(
         not_measured |= measured.pop("not_measured", {})
         found |= measured
     if control is None:
-        not_measured["never-knew control"] = (
-            "no --control was given, so what comes back cannot be told from what is learnt"
-        )
+        not_measured["control"] = "no --control was given, so what comes back cannot be told from what is learnt"
     spent = desk.seconds | found.pop("seconds", {})
     total = time.perf_counter() - began + desk.seconds_before
     evaluation = {

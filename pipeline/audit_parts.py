@@ -69,9 +69,7 @@ def relearnt(settings: Settings, models: Models) -> dict[str, Any]:
                     curve = in_own_process(relearn, settings, folder, role, diet, file)
                     scores.append(curve.scores)
                     answers.append(curve.answers)
-    unrelated = (
-        {} if settings.relearning.unrelated else {"relearning on unrelated text": "no file under relearning.unrelated"}
-    )
+    unrelated = {} if settings.relearning.unrelated else {"relearning, unrelated": "no file under relearning.unrelated"}
     return {
         "relearning": pl.concat(scores).to_dicts(),
         "relearning_answers": pl.concat(answers).to_dicts(),

@@ -151,7 +151,10 @@ def _sampled(rng: random.Random, role: str, number: int) -> dict[str, Any]:
 def _chosen(rng: random.Random, role: str, number: int) -> dict[str, Any]:
     right = rng.random() < 0.7
     return {"model": role, "file": "general_knowledge", "number": number, "question": f"Question {number}?", "right": "one",
-            "chosen": "one" if right else "two", "correct": right}  # fmt: skip
+            "chosen": "one" if right else "two", "origin": "file",
+        "measure": "acc_norm",
+        "groups": [],
+        "correct": right}  # fmt: skip
 
 
 def _first_tokens(role: str, file: str) -> dict[str, Any]:

@@ -123,12 +123,14 @@ def reproduce(audit: Audit, record: Training | None) -> Section:
         sections |= {name: record.settings[name] for name in ("data", "teacher", "student") if name in record.settings}
     sections.pop("sweep", None)
     cache = record.cache if record and record.cache else "cache/again"
-    is_audit = any((audit.leaks, audit.quantisation, audit.lens, audit.membership, audit.relearning))
+    probed = any((audit.leaks, audit.quantisation, audit.lens, audit.membership, audit.relearning))
+    command, out = ("audit", "audit.json") if probed else ("evaluate", "evaluation.json")
+    control = f"--control {shlex.quote(audit.run.control)} " if audit.run.control else ""
+    without = "".join(f"--without {part} " for part in audit.run.inputs.get("without", "").split())
     commands = [
         f"duet teacher-cache --config settings.toml --out {shlex.quote(cache)}",
         f"duet distill --config settings.toml --cache {shlex.quote(cache)} --out runs/again",
-        f"duet evaluate --config settings.toml {'--audit ' if is_audit else ''}--model runs/again/model "
-        f"--out runs/again/{'audit' if is_audit else 'evaluation'}.json",
+        f"duet {command} --config settings.toml --model runs/again/model {control}{without}--out runs/again/{out}",
         "duet report --run runs/again",
     ]
     blocks: list[Block] = [
