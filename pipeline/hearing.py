@@ -41,10 +41,9 @@ class Heard:
 
 def nothing_heard() -> Heard:
     """No model has spoken yet."""
-    from stages.evaluation.membership import MEMBERSHIP_SCHEMA
-
     from stages.evaluation.choices import CHOICE_SCHEMA
     from stages.evaluation.interview import ANSWER_SCHEMA
+    from stages.evaluation.membership import MEMBERSHIP_SCHEMA
     from stages.evaluation.sampling import SAMPLE_SCHEMA
 
     return Heard(

@@ -31,10 +31,9 @@ class Session:
     """
 
     def __init__(self, settings: Settings, model: Path, roles: "Sequence[ModelRole]") -> None:
-        from stages.evaluation.membership import longest_membership
-
         from stages.evaluation.choosing import longest_choice
         from stages.evaluation.interview import longest_prompt
+        from stages.evaluation.membership import longest_membership
 
         self._asked = settings.evaluation
         self._prompter = Prompter(load_tokenizer(model), settings.model.template)
