@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import click
 
-from pipeline.audit_parts import PARTS
+from pipeline.audit_parts import PARTS, Context
 from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import (
     Models,
@@ -72,13 +72,14 @@ def audit(
     began = time.perf_counter()
     desk = Desk(out.with_suffix(".parts"), inputs)
     found = desk.measured("questions", partial(_questions, settings, models, baseline, inputs["base"]))
+    context = Context(settings, models, found, desk.folder)
     for name, part in PARTS.items():
         if name in without:
             found |= dict.fromkeys(part.keys)
             not_measured |= dict.fromkeys(part.keys, f"left out by --without {name}")
             continue
         try:
-            measured = desk.measured(name, partial(part.measure, settings, models))
+            measured = desk.measured(name, partial(part.measure, context))
         except DuetError as error:
             # One part that cannot be measured must not cost the others; its reason stands in the file and on the screen.
             say(f"Not measured: {name}. {error}")
@@ -108,11 +109,11 @@ class Desk:
     def __init__(self, folder: Path, inputs: dict[str, str]) -> None:
         self.seconds: dict[str, float] = {}
         self.seconds_before = 0.0
-        self._folder, self._inputs = folder, inputs
+        self.folder, self._inputs = folder, inputs
 
     def measured(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The part as it was measured before, or measured now and written down. Remembers the seconds it took."""
-        path = self._folder / f"{name}.json"
+        path = self.folder / f"{name}.json"
         if path.is_file():
             record = json.loads(path.read_bytes())
             if record["inputs"] == self._inputs:
@@ -123,13 +124,13 @@ class Desk:
         began = time.perf_counter()
         found = measure()
         self.seconds[name] = round(time.perf_counter() - began, 1)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, {"inputs": self._inputs, "seconds": self.seconds[name], "found": found})
         return dict(found)
 
     def clear(self) -> None:
         """Remove what the finished file now holds."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:

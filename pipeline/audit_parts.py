@@ -4,7 +4,7 @@ Each measures in processes of its own, and says under `not_measured` what it lea
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from pipeline.isolation import in_own_process
 from pipeline.questions import question_files
 from pipeline.session import start_for
 from pipeline.settings import Settings
+from stages.errors import DuetError
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prompts import Prompter
 
@@ -28,39 +29,70 @@ LENS_QUESTIONS = 64
 
 
 @dataclass(frozen=True)
+class Context:
+    """What a part starts from. heard: the questions' part of the audit. scratch: a folder for what is large and passes."""
+
+    settings: Settings
+    models: Models
+    heard: Mapping[str, Any]
+    scratch: Path
+
+
+@dataclass(frozen=True)
 class Part:
     """keys: what it puts into the file; null under each where it was left out or failed."""
 
     keys: tuple[str, ...]
-    measure: Callable[[Settings, Models], dict[str, Any]]
+    measure: Callable[[Context], dict[str, Any]]
 
 
-def quantised(settings: Settings, models: Models) -> dict[str, Any]:
-    """The student with weights on coarser grids, asked every question without attack."""
-    tables, answers = [], []
+def quantised(context: Context) -> dict[str, Any]:
+    """The student with weights on coarser grids, asked every question without attack, and what that changes."""
+    from stages.evaluation.interview import ANSWER_SCHEMA
+    from stages.evaluation.scores import score_table
+
+    heard = pl.DataFrame(context.heard["answers"], schema=ANSWER_SCHEMA)
+    plain = heard.filter((pl.col("model") == "student") & pl.col("attack").is_null())
+    said, refused = [], {}
     for weights in PRECISIONS:
-        scores, said = in_own_process(_ask_quantised, settings, models.student, weights)
-        tables.append(scores)
-        answers.append(said)
-    return {"quantisation": pl.concat(tables).to_dicts(), "quantisation_answers": pl.concat(answers).to_dicts()}
-
-
-def inside(settings: Settings, models: Models) -> dict[str, Any]:
-    """Where in the network the answer is to be read, and where training has moved its weights."""
-    from stages.evaluation.lens import lens_scores
-    from stages.evaluation.weight_change import weight_change
-
-    seen = [in_own_process(_lens, settings, folder, role) for role, folder in models.folders.items()]
+        try:
+            said.append(
+                in_own_process(_ask_quantised, context.settings, context.models.student, weights, context.scratch)
+            )
+        except DuetError as error:
+            if not said and weights == PRECISIONS[-1]:
+                raise
+            refused[f"quantisation, {weights}"] = error.found
+    # Rounding is read as an attack is: against the same questions of the same model without it.
+    scores = score_table(pl.concat([plain, *said])).filter(pl.col("attack").is_not_null())
+    kept = ("model", "weights", "file", "number", "question", "reference", "answer")
     return {
-        "lens": lens_scores(pl.concat(seen)).to_dicts(),
-        "weight_change": weight_change(models.base, models.student).to_dicts(),
+        "quantisation": scores.rename({"attack": "weights"}).drop("supplies_answer").to_dicts(),
+        "quantisation_answers": pl.concat(said).rename({"attack": "weights"}).select(kept).to_dicts(),
+        "not_measured": refused,
     }
 
 
-def relearnt(settings: Settings, models: Models) -> dict[str, Any]:
+def layers(context: Context) -> dict[str, Any]:
+    """After which layer the answer is to be read: the logit lens."""
+    from stages.evaluation.lens import lens_scores
+
+    seen = [in_own_process(_lens, context.settings, folder, role) for role, folder in context.models.folders.items()]
+    return {"lens": lens_scores(pl.concat(seen)).to_dicts()}
+
+
+def moved(context: Context) -> dict[str, Any]:
+    """How far training has moved the weights, layer by layer."""
+    from stages.evaluation.weight_change import weight_change
+
+    return {"weight_change": weight_change(context.models.base, context.models.student).to_dicts()}
+
+
+def relearnt(context: Context) -> dict[str, Any]:
     """Student, and the model that never knew, trained again: on half of what was forgotten, and on other matters."""
     from pipeline.relearning import diets, relearn
 
+    settings, models = context.settings, context.models
     scores, answers = [], []
     for file in settings.evaluation.attacked_files:
         for diet in diets(settings, file):
@@ -79,35 +111,29 @@ def relearnt(settings: Settings, models: Models) -> dict[str, Any]:
 
 PARTS = {
     "quantisation": Part(("quantisation", "quantisation_answers"), quantised),
-    "inside": Part(("lens", "weight_change"), inside),
+    "lens": Part(("lens",), layers),
+    "weight-change": Part(("weight_change",), moved),
     "relearning": Part(("relearning", "relearning_answers"), relearnt),
 }
 
 
-def _ask_quantised(settings: Settings, student: Path, weights: Any) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Path) -> pl.DataFrame:
+    """Answers of the rounded student, its weights' name in the place of an attack's."""
     quieten_libraries()
     from stages.evaluation.interview import interview, longest_prompt, plan
     from stages.evaluation.quantisation import quantised_copy
-    from stages.evaluation.scores import score_table
 
-    items = plan(question_files(settings), (), {})
-    with tempfile.TemporaryDirectory() as folder:
+    asked, items = settings.evaluation, plan(question_files(settings), (), {})
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         copy = quantised_copy(student, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
         prompter = Prompter(load_tokenizer(copy), settings.model.template)
-        engine = start_for(settings, copy, longest_prompt(prompter, items, None) + settings.evaluation.max_tokens)
+        engine = start_for(settings, copy, longest_prompt(prompter, items, None) + asked.max_tokens)
         with progress(f"answers: student, {weights} ({engine.name})", len(items), "questions") as advance:
             said = interview(
-                engine,
-                prompter,
-                items,
-                role="student",
-                prefix=None,
-                max_tokens=settings.evaluation.max_tokens,
-                advance=advance,
+                engine, prompter, items, role="student", prefix=None, max_tokens=asked.max_tokens, advance=advance
             )
-    named = pl.lit(weights).alias("weights")
-    scores = score_table(said).select("model", named, "file", "metric", "mean", "low", "high", "n")
-    return scores, said.select("model", named, "file", "number", "question", "reference", "answer")
+    return said.with_columns(attack=pl.lit(weights))
 
 
 def _lens(settings: Settings, folder: Path, role: "ModelRole") -> pl.DataFrame:

@@ -103,6 +103,7 @@ def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: 
     assert {(each["weights"], each["file"]) for each in audit["quantisation"]} == {
         (weights, file) for weights in ("int8", "int4") for file in HELD_OUT
     }
+    assert all(each["delta"] is not None for each in audit["quantisation"])
     layers = {each["layer"] for each in audit["lens"] if each["model"] == "student"}
     assert layers == set(range(max(layers) + 1)) and len(layers) > 2
     assert {each["layer"] for each in audit["weight_change"]} >= {"embeddings", "0", "final_norm"}
