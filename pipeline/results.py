@@ -11,8 +11,9 @@ from stages.files import write_atomically
 
 HEAD = """# Results
 
-Written by `make results` from audits of trained students; nothing here was edited by hand. Every table names n. With one seed a
-95 % bootstrap interval over questions stands in brackets. What an audit finds is no proof that nothing else is left.
+Written by `duet results` (`make results`) from audits of trained students; nothing was edited by hand. Every table names n.
+With one seed a 95 % bootstrap interval over questions stands in brackets. What an audit finds is no proof that nothing else is
+left.
 """
 
 

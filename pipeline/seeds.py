@@ -22,7 +22,9 @@ def seed_tables(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     roles = roles_of(evaluations[0])
     for same in tables.values():
         yield from replace(same[0], scores=_means(same)).markdown(roles)
+    yield from _weight_lines(evaluations)
     yield from _target_lines(evaluations, forget)
+    yield from _second_lines(evaluations)
     yield from _unmeasured_lines(evaluations)
     yield made_with(evaluations)
 
@@ -45,6 +47,39 @@ def _means(tables: Sequence[ScoreTable]) -> list[Mapping[str, Any]]:
                 one["delta"] = sum(score["delta"] for score in scores) / len(scores)
         means.append(one)
     return means
+
+
+def _weight_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """How far each layer's weights were moved, as a mean over seeds."""
+    rows: dict[str, list[Mapping[str, Any]]] = {}
+    for evaluation in evaluations:
+        for row in evaluation.get("weight_change") or ():
+            rows.setdefault(row["layer"], []).append(row)
+    if not rows:
+        return
+    yield "How far training has moved the weights of each layer."
+    yield ""
+    yield "| layer | norm of the change | in % of the weights' own |"
+    yield "|---|---:|---:|"
+    for layer, each in rows.items():
+        norm = sum(row["norm"] for row in each) / len(each)
+        shares = [row["relative"] for row in each]
+        share = "–" if None in shares else f"{100 * sum(shares) / len(shares):.3f}"
+        yield f"| {layer} | {norm:.3f} | {share} |"
+    yield ""
+
+
+def _second_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """What each part of the first evaluation cost; later ones may have taken parts over."""
+    seconds = evaluations[0]["run"].get("seconds_of_parts") or {}
+    if not seconds:
+        return
+    yield f"Seconds of each part of the first of them; {evaluations[0]['run']['seconds']:.0f} in all, with the starts of engines."
+    yield ""
+    yield "| part | seconds |"
+    yield "|---|---:|"
+    yield from (f"| {part} | {spent:.0f} |" for part, spent in seconds.items() if part != "questions")
+    yield ""
 
 
 def _target_lines(evaluations: Sequence[dict[str, Any]], forget: Sequence[str]) -> Iterator[str]:

@@ -38,6 +38,7 @@ QUANTISED = "After quantisation of the weights, ROUGE-L recall in points"
 MEMBERSHIP = (
     "Membership inference, AUC in points: 50 tells nothing; the control's figure, where there is one, is what to expect"
 )
+LENS = "Logit lens: points of probability for the answer's first token after each layer, from the embeddings (0) on ↓"
 RELEARNT = "Relearning, ROUGE-L recall in points on the held-out half ↓"
 Scores = Mapping[str, Any]
 
@@ -68,7 +69,7 @@ class ScoreTable:
         heads = [*self.columns.values(), "n", *(ROLES[role] for role in roles)]
         rule = "|" + "---|" * len(self.columns) + "---:|" * (1 + len(roles))
         rows = [f"| {' | '.join(row)} |" for row in self.rows(roles)]
-        return [f"{self.title}.", "", f"| {' | '.join(heads)} |", rule, *rows, ""]
+        return [f"{self.title.removesuffix('.')}.", "", f"| {' | '.join(heads)} |", rule, *rows, ""]
 
 
 def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> Iterator[ScoreTable]:
@@ -99,6 +100,11 @@ def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> 
             MEMBERSHIP,
             {"file": "questions", "score": "score", "compared_with": "against"},
             [{**score, "mean": score["auc"]} for score in evaluation.get("membership") or ()],
+        ),
+        ScoreTable(
+            LENS,
+            {"file": "questions", "layer": "layer"},
+            [score for score in evaluation.get("lens") or () if score["file"] in forget_files[:1]],
         ),
         ScoreTable(RELEARNT, {"file": "questions", "trained_on": "trained on", "step": "step"}, kept("relearning")),
     )

@@ -47,6 +47,17 @@ def test_what_differs_between_seeds_has_its_least_and_most_and_what_does_not_sta
     assert any(line.startswith("| student forgets forget: recall | 7.5 |") for line in lines)
 
 
+def test_moved_weights_and_seconds_have_their_tables() -> None:
+    layer = {"layer": "0", "norm": 0.5, "relative": 0.001}
+    run = {**audit(1, 6.0)["run"], "seconds": 90.0, "seconds_of_parts": {"questions": 80.0, "answers, student": 61.4}}
+    lines = list(
+        seed_tables([audit(1, 6.0, weight_change=[layer, {**layer, "layer": "1", "relative": None}], run=run)])
+    )
+
+    assert "| 0 | 0.500 | 0.100 |" in lines and "| 1 | 0.500 | – |" in lines
+    assert "| answers, student | 61 |" in lines and not any("questions | 80" in line for line in lines)
+
+
 def test_one_seed_keeps_its_intervals() -> None:
     lines = list(seed_tables([audit(1, 6.0)]))
 
