@@ -74,7 +74,7 @@ fictitious: model ## An invented world: a model that knows, one that never knew,
 prefixes: model ## Score the candidate prefixes of the demo on the validation files (about 10 minutes on 2 cores)
 	$(DUET) prefixes --config capitals --out docs/results/capitals-prefixes.md data/capitals/prefixes/*.json
 
-results: model ## RESULTS.md: both small topics audited with SEEDS (about an hour and a half on 2 cores)
+results: model ## RESULTS.md: both small topics audited with SEEDS (hours on 2 cores)
 	$(DUET) teacher-cache --config capitals --out cache/demo
 	$(call audited,capitals,cache/demo,)
 	$(DUET) finetune --config fictitious --out runs/fictitious/knows

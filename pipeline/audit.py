@@ -30,6 +30,7 @@ from pipeline.questions import left_out, left_out_tasks
 from pipeline.settings import Settings, load_settings
 from stages.errors import DuetError
 from stages.evaluation.attacks import AttackName
+from stages.evaluation.questions import load_questions
 from stages.files import write_json
 from stages.logit_cache.fingerprint import sha256_json
 
@@ -66,7 +67,7 @@ def audit(
     settings, not_measured = audited(load_settings(config, overrides))
     quieten_libraries()
     models = Models.named(base=settings.model.path, student=student, control=control)
-    inputs = models.inputs(settings) | {"relearning": sha256_json(settings.relearning.determining())}
+    inputs = models.inputs(settings) | {"relearning": relearning_inputs(settings)}
     if holds_already(out, inputs | {"without": " ".join(sorted(without))}, settings):
         return
     began = time.perf_counter()
@@ -148,6 +149,14 @@ def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:
     return settings.with_evaluation(
         attacks=attacks, samples=samples, fluency=True, membership=True, tasks=tasks
     ), reasons
+
+
+def relearning_inputs(settings: Settings) -> str:
+    """Hash of all that determines what relearning does, beside the models: its settings, and what the unrelated file holds."""
+    own = settings.relearning
+    unrelated = load_questions(own.unrelated) if own.unrelated else []
+    known = {key: value for key, value in own.determining().items() if key != "unrelated"}
+    return sha256_json({"settings": known, "unrelated": [each.model_dump(mode="json") for each in unrelated]})
 
 
 def _questions(settings: Settings, models: Models, baseline: Path | None, inputs: str) -> dict[str, Any]:

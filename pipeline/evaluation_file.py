@@ -1,18 +1,19 @@
 """An evaluation's file: made from all that was heard, recognised again, published, and taken over as a baseline."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from pipeline import __version__
 from pipeline.console import say
 from pipeline.isolation import in_own_process
-from pipeline.questions import choice_files, everything_asked, task_digests
+from pipeline.questions import choice_files, everything_asked, task_digests, unseen_files
 from pipeline.settings import Settings
 from pipeline.tables import markdown_scores, print_scores
 from stages.errors import OutputExists, SettingsError
@@ -122,14 +123,17 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "template": Prompter(tokenizer, settings.model.template).template_sha256(),
             "prefix": load_prefix(settings.data.prefix).sha256(),
             "items": items,
-            "choices": {
-                name: [each.model_dump(mode="json") for each in asked] for name, asked in choice_files(settings).items()
-            },
+            "choices": _contents(choice_files(settings)),
+            "unseen": _contents(unseen_files(settings)),
             "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
             "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
             "dtype": settings.model.dtype,
         }
     )
+
+
+def _contents(files: Mapping[str, Sequence[BaseModel]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [each.model_dump(mode="json") for each in questions] for name, questions in files.items()}
 
 
 def holds_already(out: Path, inputs: dict[str, str], settings: Settings) -> bool:

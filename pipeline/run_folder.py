@@ -83,8 +83,8 @@ class RunFolder:
         if found.get(of_settings) != self.identity[of_settings]:
             before, now = found.get("settings", {}).get(self.section) or {}, self.settings[self.section]
             changed = [key for key in now if before.get(key) != now[key] and key not in NOT_DETERMINING]
-            lines += [f"{self.section}.{key}: {before.get(key)} → {now[key]}" for key in changed]
-            lines = lines or [f"settings under [{self.section}]"]
+            named = [f"{self.section}.{key}: {before.get(key)} → {now[key]}" for key in changed]
+            lines += named or [f"settings under [{self.section}]"]
         return lines
 
     def hold_alone(self) -> FileLock:

@@ -7,21 +7,13 @@ from typing import Any
 from rich.table import Table
 
 from pipeline.console import results
+from stages.evaluation.report.words import METRIC_NAMES
 
 ROLES = {
     "base": "base",
     "teacher": "base + prefix (teacher)",
     "student": "DUET (student)",
     "control": "never knew (control)",
-}
-METRIC_TITLES = {
-    "rouge_l_recall": "ROUGE-L recall",
-    "rouge_l_f1": "ROUGE-L F1",
-    "exact_match": "exact match",
-    "answer_in_full": "answer in full",
-    "refusal_rate": "refusals",
-    "degenerate_rate": "degenerate answers",
-    "perplexity": "perplexity under the base (not points)",
 }
 SCORES = "Scores in points (0–100), 95 % bootstrap interval over questions in brackets"
 ATTACKED = (
@@ -83,8 +75,8 @@ def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> 
             score for score in evaluation.get(key) or () if score.get("metric") in (None, "rouge_l_recall", "accuracy")
         ]
 
-    plain = [score for score in evaluation["scores"] if not score["attack"] and score["metric"] in METRIC_TITLES]
-    order = list(METRIC_TITLES)
+    plain = [score for score in evaluation["scores"] if not score["attack"] and score["metric"] in METRIC_NAMES]
+    order = list(METRIC_NAMES)
     plain.sort(key=lambda score: order.index(score["metric"]))
     files = list(dict.fromkeys(score["file"] for score in evaluation["scores"]))
     plain.sort(key=lambda score: files.index(score["file"]))
@@ -153,7 +145,7 @@ def roles_of(evaluation: Mapping[str, Any]) -> list[str]:
 def _title(metric: str, to_forget: bool) -> str:
     wanted = "↓" if to_forget else "↑"
     arrows = {"refusal_rate": "↑" if to_forget else "↓", "degenerate_rate": "↓", "perplexity": "↓"}
-    return f"{METRIC_TITLES[metric]} {arrows.get(metric, wanted)}"
+    return f"{METRIC_NAMES[metric]} {arrows.get(metric, wanted)}"
 
 
 def _shift_lines(shift: Mapping[str, Any]) -> Iterator[str]:

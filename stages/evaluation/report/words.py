@@ -27,7 +27,7 @@ METRIC_NAMES = {
     "answer_in_full": "answer in full",
     "refusal_rate": "refusals",
     "degenerate_rate": "degenerate answers",
-    "perplexity": "perplexity under the base (no points)",
+    "perplexity": "perplexity under the base (not points)",
     "accuracy": "accuracy",
 }
 RECALL = "rouge_l_recall"
