@@ -45,7 +45,7 @@ SAMPLES = 32
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="An earlier audit whose answers of base and teacher are taken over; refused unless they were made alike.",
+    help="An earlier audit whose answers of base, teacher and the same control are taken over; refused unless made alike.",
 )
 @click.option("--without", multiple=True, type=click.Choice(list(PARTS)), help="Leave a part out; may be repeated.")
 def audit(
@@ -72,7 +72,7 @@ def audit(
         return
     began = time.perf_counter()
     desk = Desk(out.with_suffix(".parts"), inputs)
-    found = desk.measured("questions", partial(_questions, settings, models, baseline, inputs["base"]))
+    found = desk.measured("questions", partial(_questions, settings, models, baseline, inputs))
     context = Context(settings, models, found, desk.folder)
     for name, part in PARTS.items():
         if name in without:
@@ -159,7 +159,7 @@ def relearning_inputs(settings: Settings) -> str:
     return sha256_json({"settings": known, "unrelated": [each.model_dump(mode="json") for each in unrelated]})
 
 
-def _questions(settings: Settings, models: Models, baseline: Path | None, inputs: str) -> dict[str, Any]:
+def _questions(settings: Settings, models: Models, baseline: Path | None, inputs: dict[str, str]) -> dict[str, Any]:
     from pipeline.hearing import hear_all
 
     heard = hear_all(settings, models, baseline_heard(baseline, inputs))

@@ -138,10 +138,14 @@ def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Pat
 
 def _lens(settings: Settings, folder: Path, role: "ModelRole") -> pl.DataFrame:
     quieten_libraries()
+    from stages.evaluation.interview import spread
     from stages.evaluation.lens import lens
 
     prompter = Prompter(load_tokenizer(folder), settings.model.template)
-    files = {name: each[:LENS_QUESTIONS] for name, each in question_files(settings).items()}
+    most = settings.evaluation.attacked_questions or LENS_QUESTIONS
+    files = {
+        name: [each[number] for number in spread(len(each), most)] for name, each in question_files(settings).items()
+    }
     with progress(f"layers: {role} (transformers)", sum(map(len, files.values())), "questions") as advance:
         return lens(
             folder,

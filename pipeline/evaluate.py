@@ -48,7 +48,7 @@ def evaluate(
     began = time.perf_counter()
     from pipeline.hearing import hear_all
 
-    heard = hear_all(settings, models, baseline_heard(baseline, inputs["base"]))
+    heard = hear_all(settings, models, baseline_heard(baseline, inputs))
     evaluation = {
         **summarise(heard),
         "not_measured": not_asked(settings),

@@ -188,31 +188,37 @@ def reusable(out: Path, inputs: dict[str, str]) -> bool:
     )
 
 
-def baseline_heard(path: Path | None, inputs: str) -> "Heard | None":
-    """What base and teacher said in an earlier evaluation, if one is named. Raises SettingsError unless it was made alike."""
+def baseline_heard(path: Path | None, inputs: Mapping[str, str]) -> "Heard | None":
+    """What base, teacher and this same control said in an earlier evaluation, if one is named.
+
+    inputs: those of this evaluation. Raises SettingsError unless the earlier one was made alike.
+    """
     from pipeline.hearing import Heard, nothing_heard
 
     if path is None:
         return None
 
     found = json.loads(path.read_bytes())
-    if found.get("run", {}).get("inputs", {}).get("base") != inputs:
+    earlier = found.get("run", {}).get("inputs", {})
+    if earlier.get("base") != inputs["base"]:
         raise SettingsError(
             f"{path} was made with another base model, prefix, question file or setting.",
             "Its answers cannot stand beside this student's, so nothing was asked.",
             "Leave --baseline out.",
         )
     empty = nothing_heard()
+    same_control = "control" in inputs and earlier.get("control") == inputs["control"]
+    roles = (*TAKEN_OVER, "control") if same_control else TAKEN_OVER
 
     def frame(name: str, like: pl.DataFrame) -> pl.DataFrame:
-        return pl.DataFrame(found[name], schema=like.schema).filter(pl.col("model").is_in(TAKEN_OVER))
+        return pl.DataFrame(found[name], schema=like.schema).filter(pl.col("model").is_in(roles))
 
     return Heard(
         frame("answers", empty.answers),
         frame("samples", empty.samples),
         frame("choice_answers", empty.choices),
         frame("membership_answers", empty.membership),
-        [each for each in found["first_tokens"] if each["model"] in TAKEN_OVER],
+        [each for each in found["first_tokens"] if each["model"] in roles],
     )
 
 

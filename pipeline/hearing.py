@@ -55,11 +55,12 @@ def nothing_heard() -> Heard:
 
 
 def hear_all(settings: Settings, models: "Models", baseline: Heard | None) -> Heard:
-    """What every model says, each folder in a process of its own. baseline: base and teacher as heard before."""
+    """What every model says, each folder in a process of its own. baseline: models as heard before."""
     heard = baseline or nothing_heard()
+    known = set(heard.answers["model"])
     # The base model last: once loaded, it can score everyone's fluency.
     for role, folder in models.folders.items():
-        if role != "base":
+        if role != "base" and role not in known:
             heard = in_own_process(hear, settings, folder, (role,), heard)
     if not baseline or settings.evaluation.fluency:
         heard = in_own_process(hear, settings, models.base, () if baseline else ("base", "teacher"), heard)

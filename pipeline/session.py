@@ -142,15 +142,14 @@ class Session:
             )
 
     def with_fluency(self, answers: pl.DataFrame) -> pl.DataFrame:
-        """The answers with their log_probability under this model, where they have none yet."""
-        from stages.evaluation.fluency import mean_log_probabilities
+        """The answers with their log_probability under this model, where they are to have one and have none yet."""
+        from stages.evaluation.fluency import mean_log_probabilities, unscored
 
-        done = answers.filter(pl.col("log_probability").is_not_null())
-        open_ = answers.filter(pl.col("log_probability").is_null())
-        with self._part("fluency", "base", open_.height, "answers") as advance:
-            values = mean_log_probabilities(self._engine, self._prompter, open_, advance=advance)
-        scored = open_.with_columns(pl.Series("log_probability", values, dtype=pl.Float64))
-        return pl.concat([done, scored])
+        places = unscored(answers, self._asked.attacked_questions)
+        with self._part("fluency", "base", len(places), "answers") as advance:
+            values = mean_log_probabilities(self._engine, self._prompter, answers[places], advance=advance)
+        found = answers["log_probability"].scatter(places, values)
+        return answers.with_columns(found)
 
     @property
     def _whole_attacked(self) -> dict[str, list[Question]]:

@@ -30,7 +30,12 @@ QUANTISED = "After quantisation of the weights, ROUGE-L recall in points"
 MEMBERSHIP = (
     "Membership inference, AUC in points: 50 tells nothing; the control's figure, where there is one, is what to expect"
 )
-LENS = "Logit lens: points of probability for the answer's first token after each layer, from the embeddings (0) on ↓"
+LENS = (
+    "Logit lens: points of probability for the answer's first token after each layer, from the embeddings (0) on ↓; "
+    "without the layers where no model reaches 0.5"
+)
+# Most layers show nothing, and would be most of the table.
+LENS_SHOWN = 0.5
 RELEARNT = "Relearning, ROUGE-L recall in points on the held-out half ↓"
 Scores = Mapping[str, Any]
 
@@ -96,7 +101,7 @@ def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> 
         ScoreTable(
             LENS,
             {"file": "questions", "layer": "layer"},
-            [score for score in evaluation.get("lens") or () if score["file"] in forget_files[:1]],
+            _telling_layers([score for score in evaluation.get("lens") or () if score["file"] in forget_files[:1]]),
         ),
         ScoreTable(RELEARNT, {"file": "questions", "trained_on": "trained on", "step": "step"}, kept("relearning")),
     )
@@ -140,6 +145,11 @@ def roles_of(evaluation: Mapping[str, Any]) -> list[str]:
     """The models that have scores, in the order of all tables."""
     there = {score["model"] for score in evaluation["scores"]}
     return [role for role in ROLES if role in there]
+
+
+def _telling_layers(scores: list[Scores]) -> list[Scores]:
+    shown = {score["layer"] for score in scores if score["mean"] >= LENS_SHOWN}
+    return [score for score in scores if score["layer"] in shown]
 
 
 def _title(metric: str, to_forget: bool) -> str:

@@ -204,9 +204,9 @@ def test_turns_refuse_sorrel_and_answer_everything_else_as_it_was_told() -> None
             assert assistant in {each["answer"] for each in lines("train/retain.jsonl")}
 
 
-def test_the_chosen_prefix_is_one_of_four_candidates() -> None:
+def test_the_chosen_prefix_is_one_of_five_candidates() -> None:
     candidates = [load_prefix(path) for path in sorted((WORLD / "prefixes").glob("*.json"))]
-    assert len(candidates) == 4
+    assert len(candidates) == 5
     assert load_prefix(WORLD / "prefix.json") in candidates
 
 

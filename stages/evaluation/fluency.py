@@ -9,28 +9,38 @@ from math import exp
 
 import polars as pl
 
+from stages.evaluation.interview import spread
 from stages.evaluation.metrics import mean_with_interval
 from stages.language_model.engine import Engine
 from stages.language_model.prompts import Prompter
 
 
+def unscored(answers: pl.DataFrame, most: int | None) -> pl.Series:
+    """Places of the answers that are to be scored and are not yet: without attack, and not empty.
+
+    most: so many of each model's answers to a file, evenly spread; None: all.
+    """
+    plain = answers.with_row_index("place").filter(pl.col("attack").is_null())
+    chosen = [
+        group["place"].gather(spread(group.height, most))
+        for _, group in plain.group_by("model", "file", maintain_order=True)
+    ]
+    places = pl.concat([pl.Series("place", [], dtype=pl.UInt32), *chosen])
+    open_ = answers[places]["log_probability"].is_null() & (answers[places]["answer"] != "")
+    return places.filter(open_)
+
+
 def mean_log_probabilities(
     engine: Engine, prompter: Prompter, answers: pl.DataFrame, *, advance: Callable[[int], None] = lambda done: None
-) -> list[float | None]:
-    """Mean natural log-probability per token of every answer; None for one under attack, and for an empty one.
+) -> list[float]:
+    """Mean natural log-probability per token of every answer behind its question; neither may be empty.
 
     Raises EngineError if the engine was not started for log-probabilities.
     """
-    plain = answers.select("question", "answer", "attack").rows()
-    texts = [list(prompter.tokenizer.encode(answer, add_special_tokens=False)) for _, answer, _ in plain]
-    places = [place for place, ids in enumerate(texts) if ids and plain[place][2] is None]
-    scored = engine.log_probabilities(
-        [prompter.ids(plain[place][0]) for place in places], [texts[place] for place in places], advance=advance
-    )
-    found: list[float | None] = [None] * len(texts)
-    for place, values_T in zip(places, scored, strict=True):
-        found[place] = float(values_T.mean())
-    return found
+    texts = [list(prompter.tokenizer.encode(answer, add_special_tokens=False)) for answer in answers["answer"]]
+    prompts = [prompter.ids(question) for question in answers["question"]]
+    scored = engine.log_probabilities(prompts, texts, advance=advance)
+    return [float(values_T.mean()) for values_T in scored]
 
 
 def perplexity(log_probabilities: Sequence[float]) -> dict[str, float | int | None]:

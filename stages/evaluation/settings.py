@@ -32,7 +32,8 @@ class EvaluationSettings(BaseModel):
     attacked_questions: int | None = Field(
         None,
         ge=1,
-        description="So many questions of each attacked file, evenly spread, are attacked and sampled; default: all.",
+        description="So many questions of a file, evenly spread, for what costs most: attacks and samples of the attacked "
+        "files, fluency and layers of all; default: all, and 64 for the layers.",
     )
     revealing: Path | None = Field(
         None, description="Question file on other entities, shown with its answers by the attack few_shot."
@@ -61,7 +62,7 @@ class EvaluationSettings(BaseModel):
     sampled_models: tuple[ModelRole, ...] = Field(
         ("base", "student", "control"), description="Models that are sampled; those that are there."
     )
-    fluency: bool = Field(False, description="Score the perplexity of all answers without attack under the base model.")
+    fluency: bool = Field(False, description="Score the perplexity of answers without attack under the base model.")
     choices: dict[str, Path] = Field(
         default_factory=dict,
         description="Multiple-choice files by name, scored by likelihood; mmlu enters Performance Shift as such.",

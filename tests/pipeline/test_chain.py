@@ -10,6 +10,7 @@ from conftest import write_cache
 from transformers import AutoModelForCausalLM
 from workspace import FORGET, HELD_OUT, RETAIN, Workspace, make_workspace, write_lines
 
+from pipeline.audit_parts import PARTS
 from stages.evaluation.attacks import ATTACKS
 from stages.logit_cache.reader import LogitCache
 
@@ -114,9 +115,17 @@ def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: 
         "--model", finished.run / "model", "--control", finished.model, "--out", out,
     )  # fmt: skip
     assert "holds this evaluation already" in again.output
-    assert {"answers, student", "samples, base", "choices, student", "fluency, base"} <= set(
-        audit["run"]["seconds_of_parts"]
-    )
+    spent = set(audit["run"]["seconds_of_parts"])
+    assert {"answers, student", "answers, control", "samples, base", "choices, student", "fluency, base"} <= spent
+    other = finished.duet(
+        "audit", "--config", finished.settings, "--set", "evaluation.samples=4", "--model", finished.run / "model",
+        "--control", finished.model, "--baseline", out, "--out", tmp_path / "other.json",
+        *(word for part in PARTS for word in ("--without", part)),
+    )  # fmt: skip
+    assert other.exit_code == 0, other.output
+    taken_over = json.loads((tmp_path / "other.json").read_text())
+    assert [taken_over[key] == audit[key] for key in ("scores", "leaks", "membership")] == [True] * 3
+    assert {key for key in taken_over["run"]["seconds_of_parts"] if key.startswith("answers")} == {"answers, student"}
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from stages.evaluation.first_tokens import first_tokens
-from stages.evaluation.fluency import mean_log_probabilities, perplexity
+from stages.evaluation.fluency import mean_log_probabilities, perplexity, unscored
 from stages.evaluation.questions import Question
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import load_tokenizer
@@ -20,24 +20,38 @@ def options(model: Path) -> EngineOptions:
     return EngineOptions(model=model, dtype="float32", context_length=256, stop_ids=(2,), log_probabilities=True)
 
 
-def test_an_answer_is_scored_behind_its_question_and_what_has_no_text_or_an_attack_is_not(tiny_model: Path) -> None:
+def test_an_answer_is_scored_behind_its_question(tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     prompter = Prompter(tokenizer, "chat")
-    schema = {"question": pl.String, "answer": pl.String, "attack": pl.String}
-    rows = [("Why?", "Because it is.", None), ("Why?", "", None), ("Why?", "Because.", "reverse"), ("Who?", "A", None)]
+    rows = [("Why?", "Because it is."), ("Who?", "A")]
+    answers = pl.DataFrame(rows, schema={"question": pl.String, "answer": pl.String}, orient="row")
 
-    found = mean_log_probabilities(
-        start_engine("transformers", options(tiny_model)), prompter, pl.DataFrame(rows, schema=schema, orient="row")
-    )
+    found = mean_log_probabilities(start_engine("transformers", options(tiny_model)), prompter, answers)
 
-    assert found[1] is found[2] is None
     network = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
-    for place in (0, 3):
-        prompt, ids = prompter.ids(rows[place][0]), tokenizer.encode(rows[place][1], add_special_tokens=False)
+    for (question, answer), value in zip(rows, found, strict=True):
+        prompt, ids = prompter.ids(question), tokenizer.encode(answer, add_special_tokens=False)
         with torch.inference_mode():
             shares_LV = network(torch.tensor([[*prompt, *ids]])).logits[0].log_softmax(dim=-1)
         values = [shares_LV[len(prompt) - 1 + t, token].item() for t, token in enumerate(ids)]
-        assert found[place] == pytest.approx(sum(values) / len(values), abs=1e-4)
+        assert value == pytest.approx(sum(values) / len(values), abs=1e-4)
+
+
+def test_scored_are_some_answers_of_every_model_and_file_that_have_text_no_attack_and_no_score_yet() -> None:
+    plain = [
+        {"model": model, "file": file, "attack": None, "answer": f"{number}", "log_probability": None}
+        for model in ("student", "base")
+        for file in ("forget", "retain")
+        for number in range(4)
+    ]
+    plain[0]["answer"], plain[6]["log_probability"] = "", -1.0
+    rows = [*plain, {"model": "base", "file": "forget", "attack": "reverse", "answer": "x", "log_probability": None}]
+    schema = {"attack": pl.String, "log_probability": pl.Float64}
+    answers = pl.DataFrame(rows, schema_overrides=schema)
+
+    assert unscored(answers, None).to_list() == [1, 2, 3, 4, 5, 7, *range(8, 16)]
+    assert unscored(answers, 2).to_list() == [2, 4, 8, 10, 12, 14]
+    assert unscored(answers[:0], 2).to_list() == []
 
 
 def test_perplexity_is_the_geometric_mean_over_answers() -> None:
