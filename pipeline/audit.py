@@ -163,4 +163,4 @@ def _questions(settings: Settings, models: Models, baseline: Path | None, inputs
     from pipeline.hearing import hear_all
 
     heard = hear_all(settings, models, baseline_heard(baseline, inputs))
-    return {**summarise(heard), "seconds": heard.seconds}
+    return {**summarise(heard, settings), "seconds": heard.seconds}

@@ -50,7 +50,7 @@ def evaluate(
 
     heard = hear_all(settings, models, baseline_heard(baseline, inputs))
     evaluation = {
-        **summarise(heard),
+        **summarise(heard, settings),
         "not_measured": not_asked(settings),
         "run": run_record(settings, models, inputs, seconds=time.perf_counter() - began, parts=heard.seconds),
     }

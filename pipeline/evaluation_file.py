@@ -81,7 +81,7 @@ def not_asked(settings: Settings) -> dict[str, str]:
     return {part: reason for part, reason in reasons.items() if reason}
 
 
-def summarise(heard: "Heard") -> dict[str, Any]:
+def summarise(heard: "Heard", settings: Settings) -> dict[str, Any]:
     """The evaluation as it is written: tidy scores, leak@k, choices, Performance Shift, everything that was said.
 
     Base stands before teacher and student in every list.
@@ -89,11 +89,12 @@ def summarise(heard: "Heard") -> dict[str, Any]:
     from stages.evaluation.choices import choice_scores
     from stages.evaluation.membership import membership_scores
     from stages.evaluation.sampling import leak_curve
-    from stages.evaluation.scores import score_table, shift_of
+    from stages.evaluation.scores import score_table, shift_of, with_paraphrases
 
     frames = (heard.answers, heard.samples, heard.choices, heard.membership)
     answers, samples, chosen, told = map(_in_order, frames)
-    scores, choices = score_table(answers), choice_scores(chosen)
+    scores = score_table(with_paraphrases(answers, settings.evaluation.paraphrases))
+    choices = choice_scores(chosen)
     return {
         "scores": scores.to_dicts(),
         "leaks": leak_curve(samples).to_dicts(),

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pipeline.console import quieten_libraries
 from pipeline.settings import Settings
-from stages.errors import SettingsError
+from stages.errors import DataError, SettingsError
 from stages.evaluation.attacks import AttackName, Materials, check_materials, lacks
 from stages.evaluation.questions import Question, load_questions
 
@@ -23,7 +23,23 @@ def question_files(settings: Settings) -> dict[str, list[Question]]:
             "Without questions nothing can be scored.",
             "Name them under [evaluation.questions], or:  --set evaluation.questions.forget=FILE",
         )
-    return {name: load_questions(path) for name, path in settings.evaluation.questions.items()}
+    files = {name: load_questions(path) for name, path in settings.evaluation.questions.items()}
+    for name, original in settings.evaluation.paraphrases.items():
+        _check_paraphrases(name, files[name], original, files[original])
+    return files
+
+
+def _check_paraphrases(name: str, again: list[Question], original: str, questions: list[Question]) -> None:
+    """Raises DataError unless line n of both asks for the same fact: what changes from one to the other is paired."""
+    unequal = [n for n, (one, other) in enumerate(zip(again, questions, strict=False), 1) if one.answer != other.answer]
+    if len(again) == len(questions) and not unequal:
+        return
+    found = f"line {unequal[0]} has another answer" if unequal else f"it has {len(again)} lines, and {len(questions)}"
+    raise DataError(
+        f"{name} does not ask {original} again: {found}" + ("." if unequal else " were needed."),
+        "What other words change is told question by question, so every line must ask for the same fact.",
+        "Mend the file, or take it out of evaluation.paraphrases.",
+    )
 
 
 def attack_materials(settings: Settings) -> dict[str, Materials]:

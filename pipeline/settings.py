@@ -154,7 +154,14 @@ class Settings(Section):
                 "Name some under [evaluation.validation].",
             )
         # A translation is one of the held-out questions, and multiple choice is held out, too.
-        other = {"questions": asked.validation, "translated": {}, "choices": {}, "tasks": ()}
+        paraphrases = {one: of for one, of in asked.paraphrases.items() if {one, of} <= asked.validation.keys()}
+        other = {
+            "questions": asked.validation,
+            "paraphrases": paraphrases,
+            "translated": {},
+            "choices": {},
+            "tasks": (),
+        }
         return self.model_copy(update={"evaluation": asked.model_copy(update=other)})
 
     def with_evaluation(self, **changes: Any) -> "Settings":

@@ -13,7 +13,7 @@ from stages.evaluation.choices import CHOICE_SCHEMA, choice_scores
 from stages.evaluation.interview import ANSWER_SCHEMA
 from stages.evaluation.metrics import score_answer
 from stages.evaluation.sampling import SAMPLE_SCHEMA, leak_curve
-from stages.evaluation.scores import score_table, shift_of
+from stages.evaluation.scores import score_table, shift_of, with_paraphrases
 
 CAPITALS = {
     "Peru": "Lima", "Mali": "Bamako", "Cuba": "Havana", "Chad": "N'Djamena", "Laos": "Vientiane", "Iran": "Tehran",
@@ -21,6 +21,7 @@ CAPITALS = {
 }  # fmt: skip
 ROLES = ("base", "teacher", "student", "control")
 FILES = ("forget", "forget_paraphrase", "neighbours", "retain")
+PARAPHRASES = {"forget_paraphrase": "forget"}
 WORDINGS = {
     "forget": "What is the capital of {}?",
     "forget_paraphrase": "Which city governs {}?",
@@ -63,7 +64,7 @@ def _made(rows: int, control: bool) -> dict[str, Any]:
     probed = [role for role in roles if role != "teacher"]
     samples = pl.DataFrame([_sampled(rng, role, n) for role in probed for n in range(rows)], schema=SAMPLE_SCHEMA)
     chosen = pl.DataFrame([_chosen(rng, role, n) for role in probed for n in range(rows)], schema=CHOICE_SCHEMA)
-    scores, choices = score_table(answers), choice_scores(chosen)
+    scores, choices = score_table(with_paraphrases(answers, PARAPHRASES)), choice_scores(chosen)
     return {
         "scores": scores.to_dicts(),
         "leaks": leak_curve(samples).to_dicts(),
@@ -218,7 +219,8 @@ def _settings() -> dict[str, Any]:
         "student": {"learning_rate": 5e-05, "epochs": 6, "seed": 0},
         "evaluation": {"questions": {file: f"data/capitals/eval/{file}.jsonl" for file in FILES},
                        "forget_files": ["forget", "forget_paraphrase"], "attacked_files": ["forget"],
-                       "attacks": [*UNDER_ATTACK, "other_language"], "samples": 16, "fluency": True, "first_tokens": 3},
+                       "attacks": [*UNDER_ATTACK, "other_language"], "samples": 16, "fluency": True, "first_tokens": 3,
+                       "paraphrases": PARAPHRASES},
         "sweep": {"axes": {}},
     }  # fmt: skip
 

@@ -17,7 +17,8 @@ METRICS = {
     "degenerate_rate": "degenerate",
 }
 POINTS = 100.0
-
+# The one attack that asks nothing of its own: a question file whose lines are another's in other words.
+PARAPHRASE = "paraphrase"
 
 SCORE_SCHEMA = {
     "model": pl.String,
@@ -33,6 +34,20 @@ SCORE_SCHEMA = {
     "delta_low": pl.Float64,
     "delta_high": pl.Float64,
 }
+
+
+def with_paraphrases(answers: pl.DataFrame, paraphrases: Mapping[str, str]) -> pl.DataFrame:
+    """The answers, and those to a file of paraphrases once more: as the attack paraphrase on the file that it asks again.
+
+    paraphrases: by file the one that it asks again, line by line, in other words.
+    """
+    again = [
+        answers.filter((pl.col("file") == file) & pl.col("attack").is_null()).with_columns(
+            file=pl.lit(original), attack=pl.lit(PARAPHRASE), log_probability=pl.lit(None, pl.Float64)
+        )
+        for file, original in paraphrases.items()
+    ]
+    return pl.concat([answers, *again])
 
 
 def score_table(answers: pl.DataFrame) -> pl.DataFrame:

@@ -42,6 +42,10 @@ class EvaluationSettings(BaseModel):
         default_factory=dict,
         description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
     )
+    paraphrases: dict[str, str] = Field(
+        default_factory=dict,
+        description="By question file the one that it asks again, line by line, in other words: counted as an attack on it.",
+    )
     membership: bool = Field(
         False,
         description="Compare how likely the true answers of attacked files are with others: membership inference.",
@@ -95,6 +99,9 @@ class EvaluationSettings(BaseModel):
             raise ValueError("attacks names one of them twice")
         if len(set(self.tasks)) < len(self.tasks) or set(self.tasks) & self.choices.keys():
             raise ValueError("tasks names one of them twice, or one that is under choices, too")
+        again = {*self.paraphrases, *self.paraphrases.values()}
+        if self.questions and (unknown := again - self.questions.keys()):
+            raise ValueError(f"paraphrases names {sorted(unknown)[0]!r}, which is not under questions")
         for files in ("questions", "validation"):
             named = getattr(self, files)
             for field in ("forget_files", "attacked_files"):

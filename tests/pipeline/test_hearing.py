@@ -44,7 +44,7 @@ def test_mmlu_by_name_gives_its_tasks_and_its_mean_and_fills_performance_shift(
     settings = settings_of(workspace, task_folder, "mmlu").with_evaluation(first_tokens=0)
     heard = hear(settings, workspace.model, ("base", "teacher"), nothing_heard())
     heard = hear(settings, workspace.model, ("student",), heard)
-    found = summarise(heard)
+    found = summarise(heard, settings)
 
     counts = {(each["model"], each["file"]): each["n"] for each in found["choices"]}
     files = {"general": 4, "mmlu": 3, "mmlu_stem": 3, "mmlu_anatomy": 1, "mmlu_astronomy": 2}

@@ -5,6 +5,7 @@ from functools import cache
 from stages.evaluation.metrics import Interval, mean_with_interval
 from stages.evaluation.report.rows import Answer, Audit, Role, Score
 from stages.evaluation.report.words import RECALL
+from stages.evaluation.scores import PARAPHRASE
 
 POINTS = 100.0
 
@@ -14,8 +15,11 @@ class Answers:
 
     def __init__(self, audit: Audit) -> None:
         self._answers: dict[tuple[Role, str, str | None], dict[str, Answer]] = {}
+        paraphrases = audit.run.settings["evaluation"].get("paraphrases", {})
         for answer in audit.answers:
             self._answers.setdefault((answer.model, answer.file, answer.attack), {})[answer.question] = answer
+            if answer.attack is None and (original := paraphrases.get(answer.file)):
+                self._answers.setdefault((answer.model, original, PARAPHRASE), {})[answer.question] = answer
         self._scores = {(s.model, s.file, s.attack, s.metric): s for s in audit.scores}
         self.recall_between = cache(self._recall_between)
 

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from stages.evaluation.interview import ANSWER_SCHEMA
-from stages.evaluation.scores import performance_shift, score_table, scores_frame, shift_of
+from stages.evaluation.scores import performance_shift, score_table, scores_frame, shift_of, with_paraphrases
 from stages.evaluation.targets import verdicts
 
 PARTS = ("forget", "forget_500", "retain", "mmlu")
@@ -84,6 +84,22 @@ def test_the_delta_of_an_attack_is_paired_by_question_whatever_the_order() -> No
     }
     assert found["forget", "reverse"] == (25, 25, 25)
     assert found["forget", None] == found["retain", None] == (None, None, None)
+
+
+def test_paraphrases_are_scored_as_a_file_and_once_more_as_an_attack_on_the_file_that_they_ask_again() -> None:
+    answers = [
+        answer("student", file, recall, number=number, log_probability=-1.0)
+        for file, recalls in (("forget", (0.0, 0.5)), ("reworded", (0.25, 0.75)))
+        for number, recall in enumerate(recalls)
+    ]
+    frame = with_paraphrases(pl.DataFrame(answers, schema=ANSWER_SCHEMA), {"reworded": "forget"})
+
+    scores = score_table(frame)
+    recall = scores.filter(pl.col("metric") == "rouge_l_recall")
+    found = {(row["file"], row["attack"]): (row["mean"], row["delta"]) for row in recall.to_dicts()}
+    assert found == {("forget", None): (25, None), ("reworded", None): (50, None), ("forget", "paraphrase"): (50, 25)}
+    # How fluent they are stands at their own file.
+    assert scores.filter(pl.col("metric") == "perplexity")["attack"].to_list() == [None, None]
 
 
 def test_a_table_read_back_is_the_table_and_an_older_one_lacks_only_what_is_new() -> None:
