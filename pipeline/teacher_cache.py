@@ -30,7 +30,8 @@ from stages.language_model.prompts import Prefix, Prompter, load_prefix
 from stages.logit_cache.fingerprint import NO_PREFIX, Fingerprint, hash_queries
 from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, Shard, read_manifest
 from stages.logit_cache.manifest import Prefix as PrefixRecord
-from stages.logit_cache.writer import CacheWriter, Plan, refuse_full_disk, whole_shards
+from stages.logit_cache.plan import Plan
+from stages.logit_cache.writer import CacheWriter, refuse_full_disk, whole_shards
 from stages.teacher.capture import capture
 from stages.teacher.estimate import Forecast, forecast
 from stages.teacher.prompts import Prompt, build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids

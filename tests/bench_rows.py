@@ -8,8 +8,9 @@ import numpy as np
 from conftest import make_fingerprint, make_provenance
 
 from stages.logit_cache.manifest import Prefix
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.rows import Row
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter
 
 SEED = 0
 VOCABULARY, POSITIONS = 49152, 16

@@ -11,8 +11,9 @@ from workspace import Workspace, make_workspace, write_tasks
 from pipeline.default_model import DEFAULT_FOLDER, convert, find_gguf
 from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.manifest import Manifest, Prefix, Provenance
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.rows import Row, example_id
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter
 
 ROOT = Path(__file__).parent.parent
 TINY_VOCABULARY = 512

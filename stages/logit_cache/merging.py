@@ -8,10 +8,11 @@ import numpy as np
 from stages.errors import CacheMismatch
 from stages.logit_cache.fingerprint import Fingerprint, sha256_json
 from stages.logit_cache.manifest import Manifest, Prefix
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
 from stages.logit_cache.slicing import derived
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter
 
 # Topics may differ in these alone.
 PER_TOPIC = ("prefix_sha256", "forget_sha256", "retain_sha256")

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from stages.errors import CacheError
 from stages.logit_cache.manifest import Manifest, Provenance
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter
 
 
 def slice_cache(

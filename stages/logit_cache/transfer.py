@@ -29,9 +29,10 @@ from stages.logit_cache.manifest import (
     publish_bytes,
     read_manifest,
 )
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache, check_file, open_shard, read_group
 from stages.logit_cache.slicing import derived
-from stages.logit_cache.writer import CacheWriter, Plan, refuse_full_disk
+from stages.logit_cache.writer import CacheWriter, refuse_full_disk
 
 PIECE_BYTES = 4 * 2**20
 Advance = Callable[[int], None]

@@ -14,7 +14,7 @@ from stages.errors import CacheError
 from stages.logit_cache.manifest import Manifest, Shard, read_manifest
 from stages.logit_cache.reader import check_file, extra_files, open_shard, read_group
 from stages.logit_cache.rows import ragged_matrix
-from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY
+from stages.logit_cache.shard_files import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY
 
 # Sums of float32 logits in another order differ in the last digits.
 MEAN_TOLERANCE = 1e-4

@@ -7,25 +7,19 @@ uninterrupted run.
 """
 
 import errno
-import io
-import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from stages.errors import CacheError, CacheMismatch, OutputExists
-from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder, write_atomically, write_json
-from stages.logit_cache.checks import check_rows
-from stages.logit_cache.fingerprint import Fingerprint, cache_id
+from stages.errors import CacheError
+from stages.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_json
+from stages.logit_cache.fingerprint import cache_id
 from stages.logit_cache.manifest import (
     HASHES,
     LOCK,
@@ -37,36 +31,11 @@ from stages.logit_cache.manifest import (
     Provenance,
     Shard,
     publish_manifest,
-    read_manifest,
 )
+from stages.logit_cache.plan import Plan, refuse_other_contents
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.rows import Row, ragged_matrix, rows_to_table
-
-FINGERPRINT_KEY = b"duet.fingerprint_sha256"
-FIRST_ROW_KEY = b"duet.first_row"
-ROWS_KEY = b"duet.rows"
-# A row group is what a reader fetches for a single example: 1 MiB of candidates, too large to be slow or to compress badly.
-ROW_GROUP_CANDIDATES = 2**17
-IDS = "topk_ids.list.element.list.element"
-LOGITS = "topk_logits.list.element.list.element"
-
-
-class Plan(BaseModel):
-    """What a capture set out to do, published before its first shard so that a rerun can be held to it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    fingerprint: Fingerprint
-    rows: int = Field(ge=1, description="Rows of the whole cache.")
-    shard_rows: int = Field(ge=1, description="Rows of every shard but the last.")
-
-    @property
-    def shard_count(self) -> int:
-        return math.ceil(self.rows / self.shard_rows)
-
-    def shard_range(self, index: int) -> range:
-        """Row indices of shard `index`."""
-        return range(index * self.shard_rows, min((index + 1) * self.shard_rows, self.rows))
+from stages.logit_cache.rows import Row, rows_to_table
+from stages.logit_cache.shard_files import describe_shard, footer, shard_path, write_shard
 
 
 class CacheWriter:
@@ -122,7 +91,7 @@ class CacheWriter:
         if len(rows) != len(expected):
             raise ValueError(f"shard {index} takes {len(expected)} rows, got {len(rows)}")
         path = shard_path(self.cache, index)
-        table = rows_to_table(rows, self.plan.fingerprint.top_k).replace_schema_metadata(_footer(self.plan, index))
+        table = rows_to_table(rows, self.plan.fingerprint.top_k).replace_schema_metadata(footer(self.plan, index))
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         with refuse_full_disk(self.cache):
             try:
@@ -130,7 +99,7 @@ class CacheWriter:
                     write_shard(table, file)
                     file.flush()
                     os.fsync(file.fileno())
-                shard = _describe(temporary, self.plan, index)
+                shard = describe_shard(temporary, self.plan, index)
                 # Noted before the rename: a shard under its final name always has a hash to be held to.
                 self._note_hashes({**self._shards, index: shard})
                 os.replace(temporary, path)
@@ -211,40 +180,6 @@ def whole_shards(cache: Path, plan: Plan) -> dict[int, Shard]:
     return {index: shard for index, shard in found if shard}
 
 
-def refuse_other_contents(cache: Path, plan: Plan) -> None:
-    """Raise OutputExists if the folder holds anything but a capture, CacheMismatch if it is one of another plan."""
-    if not cache.exists():
-        return
-    names = {entry.name for entry in cache.iterdir()} if cache.is_dir() else {"a file"}
-    if MANIFEST in names:
-        finished = read_manifest(cache)
-        _refuse_other_plan(cache, plan, finished.fingerprint, finished.provenance.shard_rows, "holds a finished cache")
-    elif PLAN in names:
-        try:
-            begun = Plan.model_validate_json((cache / PLAN).read_bytes())
-        except ValidationError as error:
-            raise CacheError(f"{cache / PLAN} is not a capture plan ({error.error_count()} faults).") from error
-        _refuse_other_plan(cache, plan, begun.fingerprint, begun.shard_rows, "holds an unfinished capture")
-    elif names - {LOCK, SHARDS, PLAN + TEMPORARY_SUFFIX}:
-        raise OutputExists(
-            f"{cache} already holds something that is not a logit cache.",
-            "Nothing was written there.",
-            "Name another folder with --out (make: CACHE=…), or move that one away.",
-        )
-
-
-def _refuse_other_plan(cache: Path, plan: Plan, fingerprint: Fingerprint, shard_rows: int, holds: str) -> None:
-    differences = fingerprint.differences(plan.fingerprint)
-    if shard_rows != plan.shard_rows:
-        differences.append(f"shard_rows: {shard_rows} → {plan.shard_rows}")
-    if differences:
-        raise CacheMismatch(
-            f"{cache} {holds} of another plan:\n    " + "\n    ".join(differences),
-            "Both cannot live in one cache; it was left as it is.",
-            "Name another folder with --out (make: CACHE=…), or move that one away.",
-        )
-
-
 @contextmanager
 def refuse_full_disk(cache: Path) -> Iterator[None]:
     """Turn "no room" into a CacheError that says what stays and what to do."""
@@ -260,58 +195,6 @@ def refuse_full_disk(cache: Path) -> Iterator[None]:
         ) from error
 
 
-def write_shard(table: pa.Table, file: BinaryIO) -> None:
-    """Write the table as Parquet, the same bytes for the same rows.
-
-    Logits are split by byte, which keeps float32 exact and makes it smaller than float16. Ids are, too, unless they recur
-    so often (first positions of one topic) that a dictionary makes them smaller still.
-    """
-    ids = table.select(["topk_ids"])
-    in_dictionary = _parquet_bytes(ids, dictionary=True) < _parquet_bytes(ids, dictionary=False)
-    _write_parquet(table, file, dictionary=in_dictionary)
-
-
-def _parquet_bytes(table: pa.Table, *, dictionary: bool) -> int:
-    buffer = io.BytesIO()
-    _write_parquet(table, buffer, dictionary=dictionary)
-    return buffer.tell()
-
-
-def _write_parquet(table: pa.Table, file: BinaryIO, *, dictionary: bool) -> None:
-    candidates = table["topk_ids"].combine_chunks().flatten()
-    group_rows = ROW_GROUP_CANDIDATES * table.num_rows // (len(candidates) * candidates.type.list_size)
-    split = {IDS, LOGITS} if not dictionary else {LOGITS}
-    pq.write_table(
-        table,
-        file,
-        compression="zstd",
-        compression_level=9,
-        use_dictionary=[IDS] if dictionary else False,
-        column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
-        row_group_size=max(group_rows, 1),
-        write_statistics=False,
-        store_schema=True,
-    )
-
-
-def shard_path(cache: Path, index: int) -> Path:
-    """Where shard `index` lies."""
-    return cache / SHARDS / shard_name(index)
-
-
-def shard_name(index: int) -> str:
-    """File name of shard `index`."""
-    return f"shard-{index:05d}.parquet"
-
-
-def _footer(plan: Plan, index: int) -> dict[bytes, bytes]:
-    return {
-        FINGERPRINT_KEY: plan.fingerprint.digest().encode(),
-        FIRST_ROW_KEY: str(plan.shard_range(index).start).encode(),
-        ROWS_KEY: str(len(plan.shard_range(index))).encode(),
-    }
-
-
 def _noted_hashes(cache: Path) -> dict[str, str]:
     """SHA-256 by shard name, as the capture noted them; empty if it had not come so far."""
     path = cache / HASHES
@@ -324,32 +207,8 @@ def _whole_shard(cache: Path, plan: Plan, index: int, noted: dict[str, str]) -> 
     if not path.exists():
         return None
     try:
-        shard = _describe(path, plan, index)
+        shard = describe_shard(path, plan, index)
     except (CacheError, pa.ArrowException, OSError):
         # Renamed after fsync and yet unreadable: the disk lied. Its rows can be captured again.
         return None
     return shard if shard.sha256 == noted.get(shard.name) else None
-
-
-def _describe(path: Path, plan: Plan, index: int) -> Shard:
-    """Read a shard back from disk, check every row, and hash it."""
-    expected = plan.shard_range(index)
-    table = pq.read_table(path, partitioning=None)
-    metadata = table.schema.metadata or {}
-    if any(metadata.get(key) != value for key, value in _footer(plan, index).items()) or table.num_rows != len(
-        expected
-    ):
-        raise CacheError(f"{path} is not shard {index} of this capture.")
-    check_rows(table, plan.fingerprint, path.name)
-    logits, _ = ragged_matrix(table["topk_logits"])
-    return Shard(
-        name=shard_name(index),
-        first_row=expected.start,
-        rows=table.num_rows,
-        positions=len(logits),
-        bytes=path.stat().st_size,
-        sha256=sha256_file(path),
-        logit_min=float(logits.min()),
-        logit_max=float(logits.max()),
-        logit_mean=float(logits.mean(dtype=np.float64)),
-    )

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from stages.logit_cache.manifest import Shard
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.rows import Row, rows_to_table
-from stages.logit_cache.writer import Plan, write_shard
+from stages.logit_cache.shard_files import write_shard
 from stages.teacher.prompts import Prompt
 
 # Compressed bytes per candidate at K = 20, measured on SmolLM2 (vocabulary 49 152) by the shard writer. A first position

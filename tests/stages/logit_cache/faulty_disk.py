@@ -27,8 +27,9 @@ from conftest import make_fingerprint, make_provenance, make_row, write_cache
 
 from stages.errors import CacheError
 from stages.logit_cache.manifest import HASHES, LOCK, MANIFEST, PLAN, SHARDS, Prefix
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter
 
 IGNORABLE = {LOCK, PLAN, HASHES, SHARDS}
 ROWS, SHARD_ROWS = 10, 4

@@ -15,9 +15,11 @@ from conftest import ROOT, make_fingerprint, make_provenance, make_row, write_ca
 
 from stages.errors import CacheError, CacheMismatch, OutputExists
 from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, Prefix
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
-from stages.logit_cache.writer import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY, CacheWriter, Plan
+from stages.logit_cache.shard_files import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY
+from stages.logit_cache.writer import CacheWriter
 
 # Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of that file written.
 KILLED_WRITER = """
@@ -43,7 +45,8 @@ LOCKING_WRITER = """
 import sys
 from pathlib import Path
 from conftest import make_fingerprint
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.plan import Plan
+from stages.logit_cache.writer import CacheWriter
 
 with CacheWriter(Path(sys.argv[1]), Plan(fingerprint=make_fingerprint(), rows=20, shard_rows=8)):
     print("locked", flush=True)

@@ -19,9 +19,10 @@ from stages.language_model.prompts import Prefix, Prompter, Turn
 from stages.language_model.transformers_engine import TransformersEngine
 from stages.logit_cache.manifest import MANIFEST, Manifest, Shard
 from stages.logit_cache.manifest import Prefix as PrefixRecord
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
-from stages.logit_cache.writer import CacheWriter, Plan
+from stages.logit_cache.writer import CacheWriter
 from stages.teacher.capture import capture, teach
 from stages.teacher.prompts import Prompt, build_prompts
 from stages.teacher.queries import Queries

@@ -1,0 +1,63 @@
+"""What a capture sets out to do, and whether a folder may hold it."""
+
+import math
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from stages.errors import CacheError, CacheMismatch, OutputExists
+from stages.files import TEMPORARY_SUFFIX
+from stages.logit_cache.fingerprint import Fingerprint
+from stages.logit_cache.manifest import LOCK, MANIFEST, PLAN, SHARDS, read_manifest
+
+
+class Plan(BaseModel):
+    """What a capture set out to do, published before its first shard so that a rerun can be held to it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    fingerprint: Fingerprint
+    rows: int = Field(ge=1, description="Rows of the whole cache.")
+    shard_rows: int = Field(ge=1, description="Rows of every shard but the last.")
+
+    @property
+    def shard_count(self) -> int:
+        return math.ceil(self.rows / self.shard_rows)
+
+    def shard_range(self, index: int) -> range:
+        """Row indices of shard `index`."""
+        return range(index * self.shard_rows, min((index + 1) * self.shard_rows, self.rows))
+
+
+def refuse_other_contents(cache: Path, plan: Plan) -> None:
+    """Raise OutputExists if the folder holds anything but a capture, CacheMismatch if it is one of another plan."""
+    if not cache.exists():
+        return
+    names = {entry.name for entry in cache.iterdir()} if cache.is_dir() else {"a file"}
+    if MANIFEST in names:
+        finished = read_manifest(cache)
+        _refuse_other_plan(cache, plan, finished.fingerprint, finished.provenance.shard_rows, "holds a finished cache")
+    elif PLAN in names:
+        try:
+            begun = Plan.model_validate_json((cache / PLAN).read_bytes())
+        except ValidationError as error:
+            raise CacheError(f"{cache / PLAN} is not a capture plan ({error.error_count()} faults).") from error
+        _refuse_other_plan(cache, plan, begun.fingerprint, begun.shard_rows, "holds an unfinished capture")
+    elif names - {LOCK, SHARDS, PLAN + TEMPORARY_SUFFIX}:
+        raise OutputExists(
+            f"{cache} already holds something that is not a logit cache.",
+            "Nothing was written there.",
+            "Name another folder with --out (make: CACHE=…), or move that one away.",
+        )
+
+
+def _refuse_other_plan(cache: Path, plan: Plan, fingerprint: Fingerprint, shard_rows: int, holds: str) -> None:
+    differences = fingerprint.differences(plan.fingerprint)
+    if shard_rows != plan.shard_rows:
+        differences.append(f"shard_rows: {shard_rows} → {plan.shard_rows}")
+    if differences:
+        raise CacheMismatch(
+            f"{cache} {holds} of another plan:\n    " + "\n    ".join(differences),
+            "Both cannot live in one cache; it was left as it is.",
+            "Name another folder with --out (make: CACHE=…), or move that one away.",
+        )
