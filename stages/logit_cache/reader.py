@@ -101,13 +101,14 @@ class LogitCache:
             )
 
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
-        """Split (bool [rows], True where forget) and number of positions (int32 [rows]) of every row."""
-        forget, lengths = [], []
+        """Split (bool [rows], True where forget) and number of tokens (int64 [rows]), input and response, of every row."""
+        forget, tokens = [], []
         for index in range(len(self.manifest.shards)):
-            table = self._file(index).read(columns=["split", "response_ids"])
+            table = self._file(index).read(columns=["split", "student_input_ids", "response_ids"])
             forget.append(table["split"].to_numpy() == "forget")
-            lengths.append(np.diff(ragged(table["response_ids"])[1]).astype(np.int32))
-        return np.concatenate(forget), np.concatenate(lengths)
+            counts = [np.diff(ragged(table[column])[1]) for column in ("student_input_ids", "response_ids")]
+            tokens.append(np.sum(counts, axis=0, dtype=np.int64))
+        return np.concatenate(forget), np.concatenate(tokens)
 
     def frame(self, columns: Sequence[str] = ("example_id", "split", "query")) -> pl.DataFrame:
         """The chosen columns of all rows as a polars frame."""

@@ -22,7 +22,7 @@ class Distillation:
     def __init__(self, cache: LogitCache, settings: StudentSettings) -> None:
         self._cache, self._settings = cache, settings
         self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
-        forget, _ = cache.outline()
+        forget, self.tokens = cache.outline()
         self.stream = SampleStream(
             forget,
             batch_rows=settings.batch_rows,

@@ -40,6 +40,7 @@ class Finetuning:
 
     def __init__(self, examples: Sequence[Example], settings: TrainingSettings) -> None:
         self._examples = examples
+        self.tokens = np.array([len(each.prompt_ids) + len(each.response_ids) for each in examples])
         self.stream = PooledStream(
             len(examples),
             batch_rows=settings.batch_rows,

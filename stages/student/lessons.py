@@ -31,6 +31,11 @@ class Lesson(Protocol[Kind]):
         """The order of the rows."""
         ...
 
+    @property
+    def tokens(self) -> np.ndarray:
+        """int64 [rows]: tokens of each row."""
+        ...
+
     def batch(self, rows: np.ndarray, *, pad_id: int) -> Kind:
         """These rows as one micro-batch, on the CPU."""
         ...

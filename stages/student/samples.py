@@ -66,7 +66,7 @@ class SampleStream:
         parts = []
         for number, (split, count) in enumerate(self._per_batch.items()):
             parts.append(_walk(self._rows[split], self._seed, number, step * count, count))
-        # Interleaved by their relative place, so that every contiguous slice, a process's or a micro-batch's, has its share.
+        # Interleaved by their relative place, so that every contiguous slice, a process's, has its share.
         rank = np.concatenate([(np.arange(len(part)) + 0.5) / len(part) for part in parts])
         batch: np.ndarray = np.concatenate(parts)[np.argsort(rank, kind="stable")]
         return batch
@@ -95,13 +95,18 @@ class PooledStream:
         return _walk(self._rows, self._seed, 0, step * self.batch_rows, self.batch_rows)
 
 
-def own_micro_batches(rows: np.ndarray, *, rank: int, world: int, micro_rows: int) -> Iterator[np.ndarray]:
+def own_micro_batches(
+    rows: np.ndarray, tokens: np.ndarray, *, rank: int, world: int, micro_rows: int
+) -> Iterator[np.ndarray]:
     """The part of a global batch that process `rank` of `world` trains on, cut into micro-batches: int64 [micro_rows] each.
 
     rows: int64 [B] from `rows_of`; B is a multiple of world × micro_rows. Over all ranks every row comes once.
+    tokens: int64, of every row there is. The longest rows of the part stand in its first micro-batch, and so on, so that
+    little is padded, and a batch that does not fit into memory says so at once.
     """
     share = len(rows) // world
     own = rows[rank * share : (rank + 1) * share]
+    own = own[np.argsort(-tokens[own], kind="stable")]
     for start in range(0, len(own), micro_rows):
         yield own[start : start + micro_rows]
 

@@ -42,7 +42,9 @@ class TrainingSettings(BaseModel):
     epochs: int = Field(8, ge=1, description="Passes over as many rows as there are.")
     batch_rows: int = Field(16, ge=2, description="Rows per optimiser step, over all processes.")
     micro_batch_rows: int | None = Field(
-        None, ge=1, description="Rows per process and forward pass; default: all of its share."
+        None,
+        ge=1,
+        description="Rows per process and forward pass, those of like length together; default: all of its share.",
     )
     warmup_share: float = Field(
         0.1,

@@ -212,7 +212,8 @@ class StudentTrainer:
     def _micro_batches(self, rows: np.ndarray) -> Iterator[Inputs]:
         """This process's part of the global batch, cut into micro-batches."""
         size = self.settings.micro_batch(self.world)
-        for own in own_micro_batches(rows, rank=self.rank, world=self.world, micro_rows=size):
+        tokens = self._lesson.tokens
+        for own in own_micro_batches(rows, tokens, rank=self.rank, world=self.world, micro_rows=size):
             yield self._batch(own)
 
     def _batch(self, rows: np.ndarray) -> Inputs:

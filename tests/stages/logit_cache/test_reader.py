@@ -90,11 +90,13 @@ def test_a_row_outside_the_cache_is_an_index_error(frozen: Path, index: int):
         LogitCache(frozen).row(index)
 
 
-def test_outline_gives_every_rows_split_and_positions(frozen: Path):
-    forget, positions = LogitCache(frozen).outline()
-    # make_row: every third row is in the forget set; row i has 1 + i % 3 positions.
+def test_outline_gives_every_rows_split_and_tokens(frozen: Path):
+    cache = LogitCache(frozen)
+    forget, tokens = cache.outline()
+    # make_row: every third row is in the forget set.
     assert forget.tolist() == [index % 3 == 0 for index in range(ROWS)]
-    assert positions.tolist() == [1 + index % 3 for index in range(ROWS)]
+    assert tokens.tolist() == [len(row.student_input_ids) + len(row.response_ids) for row in cache.rows()]
+    assert len(set(tokens.tolist())) > 1
 
 
 def test_frame_gives_the_chosen_columns_in_row_order(frozen: Path):
