@@ -18,6 +18,7 @@ from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import (
     Models,
     baseline_heard,
+    baseline_rows,
     holds_already,
     not_asked,
     publish,
@@ -45,7 +46,7 @@ SAMPLES = 32
 @click.option(
     "--baseline",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="An earlier audit whose answers of base, teacher and the same control are taken over; refused unless made alike.",
+    help="An earlier audit that gives what it found of base, teacher and the same control; refused unless made alike.",
 )
 @click.option("--without", multiple=True, type=click.Choice(list(PARTS)), help="Leave a part out; may be repeated.")
 def audit(
@@ -73,7 +74,7 @@ def audit(
     began = time.perf_counter()
     desk = Desk(out.with_suffix(".parts"), inputs)
     found = desk.measured("questions", partial(_questions, settings, models, baseline, inputs))
-    context = Context(settings, models, found, desk.folder)
+    context = Context(settings, models, found, baseline_rows(baseline, inputs), desk.folder)
     for name, part in PARTS.items():
         if name in without:
             found |= dict.fromkeys(part.keys)

@@ -4,7 +4,7 @@ Each measures in processes of its own, and says under `not_measured` what it lea
 """
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,12 +30,22 @@ LENS_QUESTIONS = 64
 
 @dataclass(frozen=True)
 class Context:
-    """What a part starts from. heard: the questions' part of the audit. scratch: a folder for what is large and passes."""
+    """What a part starts from.
+
+    heard: the questions' part of the audit. known: by key, rows of models that an earlier audit has measured already.
+    scratch: a folder for what is large and passes.
+    """
 
     settings: Settings
     models: Models
     heard: Mapping[str, Any]
+    known: Mapping[str, Sequence[Mapping[str, Any]]]
     scratch: Path
+
+    def left(self, key: str) -> "dict[ModelRole, Path]":
+        """The models that have no rows under this key yet."""
+        measured = {row["model"] for row in self.known.get(key, ())}
+        return {role: folder for role, folder in self.models.folders.items() if role not in measured}
 
 
 @dataclass(frozen=True)
@@ -77,8 +87,8 @@ def layers(context: Context) -> dict[str, Any]:
     """After which layer the answer is to be read: the logit lens."""
     from stages.evaluation.lens import lens_scores
 
-    seen = [in_own_process(_lens, context.settings, folder, role) for role, folder in context.models.folders.items()]
-    return {"lens": lens_scores(pl.concat(seen)).to_dicts()}
+    seen = [in_own_process(_lens, context.settings, folder, role) for role, folder in context.left("lens").items()]
+    return {"lens": [*context.known.get("lens", ()), *lens_scores(pl.concat(seen)).to_dicts()]}
 
 
 def moved(context: Context) -> dict[str, Any]:
@@ -92,19 +102,19 @@ def relearnt(context: Context) -> dict[str, Any]:
     """Student, and the model that never knew, trained again: on half of what was forgotten, and on other matters."""
     from pipeline.relearning import diets, relearn
 
-    settings, models = context.settings, context.models
+    settings = context.settings
     scores, answers = [], []
     for file in settings.evaluation.attacked_files:
         for diet in diets(settings, file):
-            for role, folder in models.folders.items():
+            for role, folder in context.left("relearning").items():
                 if role != "base":
                     curve = in_own_process(relearn, settings, folder, role, diet, file)
                     scores.append(curve.scores)
                     answers.append(curve.answers)
     unrelated = {} if settings.relearning.unrelated else {"relearning, unrelated": "no file under relearning.unrelated"}
     return {
-        "relearning": pl.concat(scores).to_dicts(),
-        "relearning_answers": pl.concat(answers).to_dicts(),
+        "relearning": pl.concat(scores).to_dicts() + list(context.known.get("relearning", ())),
+        "relearning_answers": pl.concat(answers).to_dicts() + list(context.known.get("relearning_answers", ())),
         "not_measured": unrelated,
     }
 

@@ -120,11 +120,12 @@ def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: 
     other = finished.duet(
         "audit", "--config", finished.settings, "--set", "evaluation.samples=4", "--model", finished.run / "model",
         "--control", finished.model, "--baseline", out, "--out", tmp_path / "other.json",
-        *(word for part in PARTS for word in ("--without", part)),
+        *(word for part in PARTS if part != "lens" for word in ("--without", part)),
     )  # fmt: skip
     assert other.exit_code == 0, other.output
     taken_over = json.loads((tmp_path / "other.json").read_text())
     assert [taken_over[key] == audit[key] for key in ("scores", "leaks", "membership")] == [True] * 3
+    assert sorted(taken_over["lens"], key=str) == sorted(audit["lens"], key=str)
     assert {key for key in taken_over["run"]["seconds_of_parts"] if key.startswith("answers")} == {"answers, student"}
 
 

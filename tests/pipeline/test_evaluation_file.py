@@ -1,12 +1,13 @@
 """An evaluation is taken for done only if all that determines it is as it was, contents of files included."""
 
+import json
 from pathlib import Path
 
 import pytest
 from workspace import HELD_OUT, Workspace, make_workspace, write_lines
 
 from pipeline.audit import relearning_inputs
-from pipeline.evaluation_file import base_inputs
+from pipeline.evaluation_file import base_inputs, baseline_rows
 from pipeline.questions import question_files
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError, SettingsError
@@ -57,3 +58,33 @@ def test_a_file_of_paraphrases_must_ask_for_the_same_facts_line_by_line(workspac
         question_files(with_paraphrases(workspace, tmp_path, *right, "Atlantis"))
     with pytest.raises(SettingsError, match="paraphrases names 'other', which is not under questions"):
         load_settings(str(workspace.settings), ('evaluation.paraphrases={other = "forget"}',))
+
+
+@pytest.mark.parametrize(
+    ("changed", "lens", "relearnt"),
+    [
+        ({}, ["base", "control"], ["control"]),
+        ({"control": "c2"}, ["base"], []),
+        ({"relearning": "r2"}, ["base", "control"], []),
+    ],
+)
+def test_rows_of_models_that_are_the_same_are_taken_over(
+    tmp_path: Path, changed: dict[str, str], lens: list[str], relearnt: list[str]
+) -> None:
+    inputs = {"base": "b", "student": "s", "control": "c", "relearning": "r"}
+    rows = {
+        "lens": [{"model": role} for role in ("base", "student", "control")],
+        "relearning": [{"model": role} for role in ("student", "control")],
+        "relearning_answers": None,
+    }
+    earlier = tmp_path / "audit.json"
+    earlier.write_text(json.dumps({**rows, "run": {"inputs": inputs | changed}}))
+
+    found = baseline_rows(earlier, inputs)
+
+    assert [row["model"] for row in found["lens"]] == lens
+    assert [row["model"] for row in found.get("relearning", [])] == relearnt
+    assert found.get("relearning_answers", []) == []
+    assert baseline_rows(None, inputs) == {}
+    with pytest.raises(SettingsError, match="another base model"):
+        baseline_rows(earlier, inputs | {"base": "b2"})
