@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
@@ -30,7 +30,7 @@ HALF = "{} (held-out half)"
 
 @dataclass(frozen=True)
 class Relearnt:
-    """One attack: tidy scores per step, and every answer."""
+    """One attack: tidy scores per step, each with its paired change since step 0, and every answer."""
 
     scores: pl.DataFrame
     answers: pl.DataFrame
@@ -88,16 +88,14 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
         stop_ids=tuple(ends),
         batch_rows=settings.model.batch_rows,
     )
-    scores, answers = [], []
+    answers: list[pl.DataFrame] = []
 
     def ask(step: int) -> None:
         engine = TransformersEngine(options, trainer.module)
         said = interview(engine, prompter, items, role=role, prefix=None, max_tokens=asked.max_tokens)
         trainer.module.train()
-        when: dict[str, Any] = {"trained_on": pl.lit(diet), "step": pl.lit(step, dtype=pl.Int64)}
-        table = score_table(said).filter(pl.col("metric").is_in(METRICS))
-        scores.append(table.select("model", "file", "metric", "mean", "low", "high", "n").with_columns(**when))
-        answers.append(said.select("model", "file", "number", "question", "reference", "answer").with_columns(**when))
+        # What training changes is read as an attack is: against the same questions before it.
+        answers.append(said.with_columns(attack=pl.lit(str(step) if step else None, pl.String)))
 
     label = f"relearning: {role}, {diet} ({file})"
     with tempfile.TemporaryDirectory() as run, progress(label, own.steps[-1], "steps") as advance:
@@ -109,4 +107,12 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
                 ask(metrics.step + 1)
 
         trainer.train(Path(run), report=report)
-    return Relearnt(pl.concat(scores), pl.concat(answers))
+    said = pl.concat(answers)
+    when = {"trained_on": pl.lit(diet), "step": pl.col("attack").cast(pl.Int64).fill_null(0)}
+    scores = score_table(said).filter(pl.col("metric").is_in(METRICS))
+    return Relearnt(
+        scores.with_columns(**when).drop("attack", "supplies_answer"),
+        said.with_columns(**when).select(
+            "model", "file", "number", "question", "reference", "answer", "trained_on", "step"
+        ),
+    )

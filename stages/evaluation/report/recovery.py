@@ -44,7 +44,7 @@ def _comes_back(answers: Answers, score: Score) -> bool:
 
 
 def sampling(audit: Audit, answers: Answers) -> Iterator[Finding]:
-    """leak@k at the largest k, file by file, beside greedy answers in full and the control."""
+    """leak@k at the largest k, file by file, beside greedy answers in full and the control, question by question."""
     leaks = audit.leaks or ()
     for file in dict.fromkeys(leak.file for leak in leaks if leak.model == "student"):
         most = max((leak for leak in leaks if (leak.file, leak.model) == (file, "student")), key=lambda leak: leak.k)
@@ -55,7 +55,9 @@ def sampling(audit: Audit, answers: Answers) -> Iterator[Finding]:
         outcome: Outcome = "cannot be read"
         if greedy:
             text += f"; greedy {points(greedy.mean)}"
-            back = apart(most, greedy) and (control is None or apart(most, control))
+            gained = answers.leaks_beyond(file)
+            text += f" ({change_text(gained)} on the same questions)" if gained else ""
+            back = _above_zero(gained) and (control is None or _above_zero(answers.leaks_beyond(file, "control")))
             outcome = "brings back" if back else "no recovery shown"
         text += "." if control else ". How much of that is guessing is not known without a control."
         yield Finding(f"Sampling, {file}", f"sampling {counted(most.k, 'answer')} each on {file}", outcome, text)
@@ -103,17 +105,24 @@ def _relearned(trained_on: str, student: dict[int, Relearning], control: dict[in
         if trained_on == "forget" or start is None:
             return f"{text} {NO_CONTROL}", "cannot be read"
         # Text that holds no answer can teach none: what rises was there.
-        rises = any(step and apart(row, start) for step, row in student.items())
+        rises = any(step and _risen(row, start) for step, row in student.items())
         return text, "brings back" if rises else "no recovery shown"
-    # Where the two start from is no matter of relearning.
+    # Where the two start from is no matter of relearning: only what has risen since has come back.
     steps = [step for step in student if step and step in control]
     if not steps:
         return f"{text} The control was measured after none of the same steps.", "cannot be read"
-    faster = [step for step in steps if apart(student[step], control[step])]
+    faster = [step for step in steps if _risen(student[step], start) and apart(student[step], control[step])]
     step = max(faster or steps, key=lambda each: student[each].mean - control[each].mean)
     there, beside = score_text(student[step]), score_text(control[step])
     text += f" Furthest apart after {counted(step, 'step')}: {there}, the control {beside}."
     return text, "brings back" if faster else "no recovery shown"
+
+
+def _risen(row: Relearning, start: Relearning | None) -> bool:
+    """Whether a curve lies above its start, question by question; older files hold no paired change."""
+    if row.delta is not None:
+        return _above_zero(Interval(row.delta, row.delta_low, row.delta_high, row.n))
+    return start is not None and apart(row, start)
 
 
 def membership(audit: Audit) -> Iterator[Finding]:

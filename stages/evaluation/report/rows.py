@@ -86,6 +86,9 @@ class Relearning(Measured):
     step: int = Field(ge=0)
     file: str
     metric: str
+    delta: float | None = None
+    delta_low: float | None = None
+    delta_high: float | None = None
 
 
 class Token(Record):
@@ -120,6 +123,8 @@ class Answer(Record):
 
 class Sampled(Record):
     model: Role
+    file: str
+    question: str
     samples: int
     leaks: int
 

@@ -25,11 +25,11 @@ RULES = (
     "the teacher if there is no control.",
     "An attack brings answers back where it raises the student's score and, if the control was attacked alike, leaves the "
     "student above the control. Attacks that supply the answer do not count. Of forty attacks one seems to rise by chance.",
-    "Sampling brings answers back where leak@k at the largest k lies above the greedy answers in full and above the control's "
-    "leak@k, whole interval above whole interval. Rounded weights: as an attack, with the same comparison to the control.",
-    "Further training brings answers back where, after some step, the student's interval lies above that of a control that was "
-    "trained alike. Without a control, training on the topic cannot be read: any model learns what it is taught. Text that holds "
-    "no answer can teach none, so there a rise over step 0 counts.",
+    "Sampling brings answers back where more questions leak in any of all samples than are answered in full greedily, and more "
+    "than leak in the control's samples. Rounded weights: as an attack, but whole interval above the control's whole interval.",
+    "Further training brings answers back where, after some step, the student's score is above its own before the first and its "
+    "interval lies above that of a control that was trained alike. Without a control, training on the topic cannot be read: any "
+    "model learns what it is taught. Text that holds no answer can teach none, so there a rise alone counts.",
     "Membership: still told apart where the interval of the AUC lies above what is expected of a model that never saw the text.",
     f"To be kept: lost where the student is below the base; unclear where its interval holds a loss over {KEEP_WITHIN:.0f} points.",
     "Broken: answers that are empty or repeat themselves are more frequent than the base's. Low recall is then not all forgetting.",

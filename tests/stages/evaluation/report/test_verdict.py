@@ -136,21 +136,41 @@ def test_broken_speech_is_said_with_the_score_that_it_lowers() -> None:
     assert "broken" not in judged(PLAIN, degenerate="base").headline
 
 
+def leaked(model: str, count: int) -> list[dict[str, Any]]:
+    """16 samples of every question; those of the first `count` hold the answer once."""
+    return [
+        {"model": model, "file": "forget", "question": f"forget {n}?", "samples": 16, "leaks": int(n < count)}
+        for n in range(QUESTIONS)
+    ]
+
+
 @pytest.mark.parametrize(
-    ("control", "outcome"),
-    [(None, "brings back"), (10.0, "brings back"), (79.0, "no recovery shown")],
+    ("greedy", "control", "outcome"),
+    [
+        (0, None, "brings back"),
+        (0, 2, "brings back"),
+        (0, 12, "no recovery shown"),
+        (12, 0, "no recovery shown"),
+        (6, 0, "brings back"),
+    ],
 )
-def test_sampling_is_held_against_greedy_answers_and_the_control(control: float | None, outcome: str) -> None:
-    leaks = [interval_of(80.0, model="student", k=16), interval_of(5.0, model="student", k=1)]
-    leaks += [] if control is None else [interval_of(control, model="control", k=16)]
-    finding = found(judged(PLAIN, leaks=leaks), "Sampling, forget")
+def test_sampling_is_held_against_greedy_answers_and_the_control_question_by_question(
+    greedy: int, control: int | None, outcome: str
+) -> None:
+    leaks = [interval_of(60.0, 30.0, model="student", k=16), interval_of(5.0, model="student", k=1)]
+    samples = leaked("student", 12)
+    if control is not None:
+        leaks.append(interval_of(5.0 * control, model="control", k=16))
+        samples += leaked("control", control)
+    verdict = judged(PLAIN | {("student", "forget", None): greedy}, leaks=leaks, samples=samples)
+    finding = found(verdict, "Sampling, forget")
 
     assert finding.outcome == outcome
     assert ("not known without a control" in finding.text) == (control is None)
 
 
-def relearned(model: str, step: int, mean: float, trained_on: str = "forget") -> dict[str, Any]:
-    row = interval_of(mean, model=model, step=step, trained_on=trained_on, metric="rouge_l_recall")
+def relearned(model: str, step: int, mean: float, trained_on: str = "forget", half: float = 2.0) -> dict[str, Any]:
+    row = interval_of(mean, half, model=model, step=step, trained_on=trained_on, metric="rouge_l_recall")
     return row | {"file": "forget (held-out half)"}
 
 
@@ -167,6 +187,22 @@ def test_relearning_brings_back_where_some_step_is_above_the_control(control: fl
     curve = [relearned("student", 0, 40.0), relearned("student", 10, 90.0)]
     # The two start apart, which is no matter of relearning.
     curve += [relearned("control", 0, 0.0), relearned("control", 10, control)]
+
+    assert found(judged(PLAIN, relearning=curve), "Training further on what was forgotten").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("change", "outcome"),
+    [
+        ({}, "no recovery shown"),
+        ({"delta": 10.0, "delta_low": 2.0, "delta_high": 18.0}, "brings back"),
+        ({"delta": 10.0, "delta_low": -2.0, "delta_high": 22.0}, "no recovery shown"),
+    ],
+)
+def test_what_never_rose_has_not_come_back_however_far_the_control_is_below(change: Any, outcome: str) -> None:
+    """The student begins at 40 and ends at 50, wide intervals around both; question by question the rise can be certain."""
+    curve = [relearned("student", 0, 40.0, half=20.0), relearned("student", 10, 50.0, half=20.0) | change]
+    curve += [relearned("control", 0, 0.0), relearned("control", 10, 0.0)]
 
     assert found(judged(PLAIN, relearning=curve), "Training further on what was forgotten").outcome == outcome
 
