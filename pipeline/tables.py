@@ -177,7 +177,9 @@ def cell_text(score: Scores | None, *, with_delta: bool = False) -> str:
     if score.get("least") is not None:
         text += f" ({score['least']:.1f} – {score['most']:.1f})"
     elif score["low"] is not None:
-        text += f" [{score['low']:.0f}, {score['high']:.0f}]"
+        # A perplexity near 1 says nothing without its decimals.
+        digits = 1 if str(score.get("metric")).startswith("perplexity") else 0
+        text += f" [{score['low']:.{digits}f}, {score['high']:.{digits}f}]"
     if not with_delta or score.get("delta") is None:
         return text
     bounds = "" if score.get("delta_low") is None else f" [{score['delta_low']:+.0f}, {score['delta_high']:+.0f}]"
