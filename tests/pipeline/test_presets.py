@@ -53,6 +53,7 @@ def test_a_preset_for_a_large_model_runs_as_it_stands(preset: str, workspace: Wo
         "evaluation.max_tokens": 2,
         "evaluation.questions": json.dumps({"forget": str(tmp_path / "questions-forget.jsonl")}).replace(":", " ="),
         "evaluation.forget_files": '["forget"]',
+        "evaluation.paraphrases": "{}",
     }
     options: list[object] = ["--config", preset]
     for name, value in changed.items():
