@@ -100,7 +100,9 @@ def relearning(audit: Audit) -> Iterator[Finding]:
 def _relearned(trained_on: str, student: dict[int, Relearning], control: dict[int, Relearning]) -> tuple[str, Outcome]:
     best, start = max(student.values(), key=lambda row: row.mean), student.get(0)
     text = f"recall at most {score_text(best)}, after {counted(best.step, 'step')}"
-    text += f"; {points(start.mean)} before." if start else "."
+    rise = _rise(best)
+    text += f"; {points(start.mean)} before" if start else ""
+    text += f", {change_text(rise)} question by question." if rise else "."
     if not control:
         if trained_on == "forget" or start is None:
             return f"{text} {NO_CONTROL}", "cannot be read"
@@ -120,9 +122,12 @@ def _relearned(trained_on: str, student: dict[int, Relearning], control: dict[in
 
 def _risen(row: Relearning, start: Relearning | None) -> bool:
     """Whether a curve lies above its start, question by question; older files hold no paired change."""
-    if row.delta is not None:
-        return _above_zero(Interval(row.delta, row.delta_low, row.delta_high, row.n))
-    return start is not None and apart(row, start)
+    rise = _rise(row)
+    return _above_zero(rise) if rise else start is not None and apart(row, start)
+
+
+def _rise(row: Relearning) -> Interval | None:
+    return None if row.delta is None else Interval(row.delta, row.delta_low, row.delta_high, row.n)
 
 
 def membership(audit: Audit) -> Iterator[Finding]:

@@ -204,7 +204,9 @@ def test_what_never_rose_has_not_come_back_however_far_the_control_is_below(chan
     curve = [relearned("student", 0, 40.0, half=20.0), relearned("student", 10, 50.0, half=20.0) | change]
     curve += [relearned("control", 0, 0.0), relearned("control", 10, 0.0)]
 
-    assert found(judged(PLAIN, relearning=curve), "Training further on what was forgotten").outcome == outcome
+    finding = found(judged(PLAIN, relearning=curve), "Training further on what was forgotten")
+    assert finding.outcome == outcome
+    assert ("40.0 before, +10.0 [" in finding.text) == bool(change)
 
 
 @pytest.mark.parametrize(("later", "outcome"), [(30.0, "brings back"), (3.0, "no recovery shown")])
