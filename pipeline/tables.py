@@ -15,10 +15,10 @@ ROLES = {
     "student": "DUET (student)",
     "control": "never knew (control)",
 }
-SCORES = "Scores in points (0–100), 95 % bootstrap interval over questions in brackets"
+SCORES = "Scores in points (0–100); in brackets the 95 % bootstrap interval over questions, over seeds the least and the most"
 ATTACKED = (
     "Attacks, ROUGE-L recall in points ↓. "
-    "Δ is the change against the same questions without the attack, paired, with its 95 % interval."
+    "Δ is the change against the same questions without the attack, paired; of one run with its 95 % interval."
 )
 SUPPLIED = (
     "Attacks that supply the answer among others, ROUGE-L recall in points ↓. "
