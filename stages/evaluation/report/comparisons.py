@@ -43,7 +43,8 @@ class Answers:
         role: that model; None: less the share of the student's own greedy answers in full. None if they share no question.
         """
         own = self._leaked.get(("student", file), {})
-        greedy = {question: bool(answer.in_full) for question, answer in self.of("student", file).items()}
+        said = self.of("student", file)
+        greedy = {question: answer.in_full for question, answer in said.items() if answer.in_full is not None}
         other = greedy if role is None else self._leaked.get((role, file), {})
         differences = [POINTS * (own[question] - other[question]) for question in own if question in other]
         return mean_with_interval(differences) if differences else None
