@@ -71,7 +71,7 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
 
         ends = end_of_turn_ids(base, tokenizer)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
-        return Finetuning(examples, settings.finetune)
+        return Finetuning(examples, settings.finetune, group_by_length=settings.finetune.group_by_length)
 
     identity = {
         "base_sha256": hash_weights(base),

@@ -176,30 +176,37 @@ class TransformersEngine:
     ) -> list[Continuation]:
         """Greedy where there are no draws, else each row's next token from its own draw."""
         input_BL, mask_BL, cache = self._pack(tails, prefix, shared)
-        rows = len(tails)
         said: list[list[int]] = [[] for _ in tails]
         candidates: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in tails]
-        active = np.ones(rows, dtype=bool)
+        # The rows that still speak. One that has ended leaves the batch, or the longest answer would cost all of them.
+        speaking = np.arange(len(tails))
         for _ in range(max_tokens):
             logits_BV = self._forward(input_BL, mask_BL, cache, keep=1).logits[:, -1]
-            next_B = _drawn(logits_BV, draws) if draws else logits_BV.argmax(dim=-1)
+            next_B = _drawn(logits_BV, [draws[row] for row in speaking.tolist()]) if draws else logits_BV.argmax(dim=-1)
             chosen = next_B.cpu().numpy()
+            for row, token in zip(speaking, chosen, strict=True):
+                said[row].append(int(token))
             if top_k:
-                values_BV = logits_BV.float()
-                if self._options.log_probabilities:
-                    values_BV = values_BV.log_softmax(dim=-1)
-                top = values_BV.topk(min(top_k + TIE_MARGIN, values_BV.shape[-1]), dim=-1)
-                ids_BK, logits_BK = sort_candidates(top.indices.cpu().numpy(), top.values.cpu().numpy(), top_k)
-            for row in np.flatnonzero(active):
-                said[row].append(int(chosen[row]))
-                if top_k:
-                    candidates[row].append((ids_BK[row], logits_BK[row]))
-            active &= ~np.isin(chosen, self._stop_ids)
-            if not active.any():
+                for row, ids_K, logits_K in zip(speaking, *self._candidates(logits_BV, top_k), strict=True):
+                    candidates[row].append((ids_K, logits_K))
+            going_on = np.flatnonzero(~np.isin(chosen, self._stop_ids))
+            if not len(going_on):
                 break
+            if len(going_on) < len(speaking):
+                speaking, kept = speaking[going_on], torch.from_numpy(going_on).to(self._device)
+                next_B, mask_BL = next_B[kept], mask_BL[kept]
+                cache.batch_select_indices(kept)
             input_BL = next_B[:, None]
-            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(rows, 1)], dim=1)
+            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(speaking), 1)], dim=1)
         return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
+
+    def _candidates(self, logits_BV: torch.Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Per row the ids [B, K] of the likeliest next tokens, and their logits or log-probabilities."""
+        values_BV = logits_BV.float()
+        if self._options.log_probabilities:
+            values_BV = values_BV.log_softmax(dim=-1)
+        top = values_BV.topk(min(top_k + TIE_MARGIN, values_BV.shape[-1]), dim=-1)
+        return sort_candidates(top.indices.cpu().numpy(), top.values.cpu().numpy(), top_k)
 
 
 def _drawn(logits_BV: torch.Tensor, draws: Sequence[torch.Generator]) -> torch.Tensor:

@@ -31,10 +31,11 @@ class Distillation:
             validation_share=settings.validation_share,
         )
 
-    def batch(self, rows: np.ndarray, *, pad_id: int) -> Batch:
+    def batch(self, rows: np.ndarray, *, pad_id: int, share_from: int | None = None) -> Batch:
         """The rows' supervised positions, as many of each split as the settings keep."""
         read = [self._cache.row(int(row)) for row in rows]
-        return collate([row.first(positions=self._kept_positions[row.split]) for row in read], pad_id=pad_id)
+        kept = [row.first(positions=self._kept_positions[row.split]) for row in read]
+        return collate(kept, pad_id=pad_id, share_from=share_from)
 
     def losses(self, model: Callable[..., Any], batch: Batch) -> torch.Tensor:
         """float32 [B]: eq. 3 of the paper."""

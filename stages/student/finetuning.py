@@ -38,7 +38,9 @@ class Texts(Inputs):
 class Finetuning:
     """To say the responses; a `Lesson`. Raises TrainingError if there are too few examples for a batch."""
 
-    def __init__(self, examples: Sequence[Example], settings: TrainingSettings) -> None:
+    def __init__(
+        self, examples: Sequence[Example], settings: TrainingSettings, *, group_by_length: bool = False
+    ) -> None:
         self._examples = examples
         self.tokens = np.array([len(each.prompt_ids) + len(each.response_ids) for each in examples])
         self.stream = PooledStream(
@@ -46,9 +48,10 @@ class Finetuning:
             batch_rows=settings.batch_rows,
             seed=settings.seed,
             validation_share=settings.validation_share,
+            tokens=self.tokens if group_by_length else None,
         )
 
-    def batch(self, rows: np.ndarray, *, pad_id: int) -> Texts:
+    def batch(self, rows: np.ndarray, *, pad_id: int, share_from: int | None = None) -> Texts:
         """Every token of each response is supervised."""
         chosen = [self._examples[int(row)] for row in rows]
         inputs = pad_left(
@@ -56,6 +59,7 @@ class Finetuning:
             pad_id=pad_id,
             forget=[each.split == "forget" for each in chosen],
             ids=[each.name for each in chosen],
+            share_from=share_from,
         )
         target_BT = torch.zeros(inputs.taught_BT.shape, dtype=torch.int64)
         for index, each in enumerate(chosen):

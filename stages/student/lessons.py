@@ -36,8 +36,8 @@ class Lesson(Protocol[Kind]):
         """int64 [rows]: tokens of each row."""
         ...
 
-    def batch(self, rows: np.ndarray, *, pad_id: int) -> Kind:
-        """These rows as one micro-batch, on the CPU."""
+    def batch(self, rows: np.ndarray, *, pad_id: int, share_from: int | None = None) -> Kind:
+        """These rows as one micro-batch, on the CPU; what all begin with is in it once if that saves `share_from` tokens."""
         ...
 
     def losses(self, model: Callable[..., Any], batch: Kind) -> torch.Tensor:

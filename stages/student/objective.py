@@ -19,13 +19,26 @@ def student_logits(model: Callable[..., Any], batch: Batch) -> torch.Tensor:
 
 
 def supervised_logits(model: Callable[..., Any], batch: Inputs) -> torch.Tensor:
-    """Raw logits over the vocabulary at the batch's supervised positions: [B, T, V], in the model's dtype."""
+    """Raw logits over the vocabulary at the batch's supervised positions: [B, T, V], in the model's dtype.
+
+    What all rows begin with goes through the network as one row, and the others attend to its keys and values. No token
+    attends to a later one, so the logits and their gradients are those of reading it in every row.
+    """
+    read: dict[str, Any] = {"attention_mask": batch.mask_BL, "use_cache": False}
+    if len(batch.shared_S):
+        cache = model(input_ids=batch.shared_S[None], logits_to_keep=1, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(len(batch.input_BL))
+        before_BS = batch.mask_BL.new_ones(len(batch.mask_BL), len(batch.shared_S))
+        read = {
+            "attention_mask": torch.cat([before_BS, batch.mask_BL], dim=1),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
     logits: torch.Tensor = model(
         input_ids=batch.input_BL,
-        attention_mask=batch.mask_BL,
         position_ids=batch.positions_BL,
         logits_to_keep=batch.taught_BT.shape[1],
-        use_cache=False,
+        **read,
     ).logits
     return logits
 

@@ -12,8 +12,11 @@ import numpy as np
 
 from stages.errors import TrainingError
 
-# Keeps the choice of held-out rows apart from the orders of the two splits.
+# Keep the choice of held-out rows, and the order of grouped batches, apart from the orders of the two splits.
 HOLD_OUT = 2
+BATCHES = 4
+# Rows whose lengths differ by fewer tokens are of like length.
+LIKE_TOKENS = 16
 
 
 class SampleStream:
@@ -75,10 +78,19 @@ class SampleStream:
 class PooledStream:
     """The same over rows of one kind: `count` rows, walked in a fresh random order per pass.
 
+    tokens: int64 [count]; with them each batch holds rows of like length, and the batches of a pass come in random order.
     Raises TrainingError if there are fewer rows than a batch takes.
     """
 
-    def __init__(self, count: int, *, batch_rows: int, seed: int, validation_share: float = 0.0) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        batch_rows: int,
+        seed: int,
+        validation_share: float = 0.0,
+        tokens: np.ndarray | None = None,
+    ) -> None:
         self.validation_rows, self._rows = _hold_out(np.arange(count), seed, 0, validation_share)
         if batch_rows > len(self._rows):
             raise TrainingError(
@@ -86,13 +98,23 @@ class PooledStream:
                 "A batch that holds a row twice would not be the batch that was asked for.",
                 "Set a smaller batch_rows.",
             )
-        self._seed = seed
+        self._seed, self._tokens = seed, tokens
         self.batch_rows = batch_rows
         self.steps_per_epoch = math.ceil(len(self._rows) / batch_rows)
 
     def rows_of(self, step: int) -> np.ndarray:
         """int64 [B]: rows of global batch `step`."""
-        return _walk(self._rows, self._seed, 0, step * self.batch_rows, self.batch_rows)
+        if self._tokens is None:
+            return _walk(self._rows, self._seed, 0, step * self.batch_rows, self.batch_rows)
+        # An epoch's batches together are the next rows of the walk, so that every row comes as often as without groups.
+        turn, place = divmod(step, self.steps_per_epoch)
+        count = self.steps_per_epoch * self.batch_rows
+        rows = _walk(self._rows, self._seed, 0, turn * count, count)
+        alike = rows[np.argsort(self._tokens[rows] // LIKE_TOKENS, kind="stable")]
+        batch: np.ndarray = alike.reshape(-1, self.batch_rows)[
+            _order(self._seed, BATCHES, turn, self.steps_per_epoch)[place]
+        ]
+        return batch
 
 
 def own_micro_batches(

@@ -150,7 +150,7 @@ class StudentTrainer:
             for place, chosen in ((0, batch.forget_B), (2, ~batch.forget_B)):
                 totals[place] += loss_B.detach()[chosen].sum().double().cpu()
                 totals[place + 1] += chosen.sum().cpu()
-            totals[4] += batch.mask_BL.sum().cpu()
+            totals[4] += batch.tokens
         forget_sum, forget_count, retain_sum, retain_count, tokens = self._summed(totals)
         if norm is None or not np.isfinite(norm):
             raise TrainingError(
@@ -217,7 +217,7 @@ class StudentTrainer:
             yield self._batch(own)
 
     def _batch(self, rows: np.ndarray) -> Inputs:
-        batch: Inputs = self._lesson.batch(rows, pad_id=self.pad_id)
+        batch: Inputs = self._lesson.batch(rows, pad_id=self.pad_id, share_from=self.engine.share_from)
         return batch.to(self.engine.device)
 
     def _refuse_loss(self, step: int, batch: Inputs, loss_B: torch.Tensor) -> None:

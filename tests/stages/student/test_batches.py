@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config
 
 from stages.logit_cache.rows import Row, example_id
 from stages.student.batches import collate
-from stages.student.objective import student_logits
+from stages.student.objective import student_logits, topk_huber
 
 PAD = 9
 
@@ -39,6 +39,55 @@ def test_a_batch_worked_out_by_hand() -> None:
     assert batch.topk_ids_BTK.tolist() == [[[0, 1], [2, 3]], [[0, 0], [0, 1]]]
     assert batch.teacher_BTK.tolist() == [[[0, -1], [-2, -3]], [[0, 0], [0, -1]]]
     assert batch.forget_B.tolist() == [True, False]
+
+
+def test_what_all_rows_begin_with_stands_in_the_batch_once() -> None:
+    rows = [row([1, 2, 3, 8], [4, 5]), row([1, 2, 3], [7], "retain")]
+
+    batch = collate(rows, pad_id=PAD, share_from=2)
+
+    # Of a row that begins all others one token stays its own: its first logits come from there.
+    assert batch.shared_S.tolist() == [1, 2]
+    assert batch.input_BL.tolist() == [[3, 8, 4], [PAD, PAD, 3]]
+    assert batch.mask_BL.tolist() == [[1, 1, 1], [0, 0, 1]]
+    assert batch.positions_BL.tolist() == [[2, 3, 4], [2, 2, 2]]
+    assert batch.tokens == collate(rows, pad_id=PAD).tokens == 8
+    assert not len(collate(rows, pad_id=PAD, share_from=3).shared_S), "it saves two tokens"
+    assert not len(collate(rows[:1], pad_id=PAD, share_from=1).shared_S), "one row shares nothing"
+
+
+@pytest.mark.parametrize("kind", ["full", "soft-capped"])
+def test_logits_and_gradients_are_those_of_reading_the_beginning_in_every_row(tiny_model: Path, kind: str) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
+    if kind == "soft-capped":
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 32}
+        config = Gemma2Config(vocab_size=512, num_attention_heads=2, num_key_value_heads=1, sliding_window=64, **sizes)
+        model = AutoModelForCausalLM.from_config(config).double()
+    begin = list(range(20, 50))
+    rows = [
+        row([*begin, 3, 8], [4, 5, 6]),
+        row([*begin, 7], [7], "retain"),
+        row([*begin, 5, 5, 6, 9, 9], [1, 2]),
+        row([*begin, 3], [4, 5]),
+    ]
+    found = []
+    for share_from in (None, 1):
+        model.zero_grad()
+        batch = collate(rows, pad_id=PAD, share_from=share_from)
+        logits_BTK = student_logits(model, batch)
+        topk_huber(logits_BTK, batch.teacher_BTK, batch.taught_BT, delta=1.0).mean().backward()
+        gradients = {name: each.grad.clone() for name, each in model.named_parameters()}
+        found.append((logits_BTK[batch.taught_BT], gradients, len(batch.shared_S)))
+
+    (whole, expected, none), (shared, gradients, count) = found
+    assert (none, count) == (0, len(begin))
+    torch.testing.assert_close(shared, whole, atol=1e-5, rtol=0)
+    for name, value in expected.items():
+        torch.testing.assert_close(gradients[name], value, atol=1e-6, rtol=1e-5, msg=name)
+    assert expected["model.embed_tokens.weight"][begin].abs().max() > 1e-3, (
+        "or nothing would be learnt from the beginning"
+    )
 
 
 def test_moving_a_batch_keeps_its_names() -> None:

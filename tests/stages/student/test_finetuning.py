@@ -87,6 +87,24 @@ def test_a_pooled_stream_shows_every_row_once_per_pass_and_depends_on_seed_and_s
     assert (PooledStream(10, batch_rows=4, seed=4).rows_of(0) != seen[:4]).any()
 
 
+def test_a_grouped_stream_shows_every_row_as_often_in_batches_of_like_length() -> None:
+    tokens = np.array([20, 90] * 12 + [25, 95] * 2)
+    plain, grouped = (PooledStream(28, batch_rows=4, seed=3, tokens=given) for given in (None, tokens))
+    steps = 2 * plain.steps_per_epoch
+
+    batches = [grouped.rows_of(step) for step in range(steps)]
+
+    spread = [np.ptp(tokens[rows]) for rows in batches]
+    # 14 rows of each length do not divide by 4: one batch per epoch holds both.
+    assert sum(each > 16 for each in spread) == 2
+    assert sorted(np.concatenate(batches)) == sorted(np.concatenate([plain.rows_of(step) for step in range(steps)]))
+    lengths = [tokens[rows].mean() > 50 for rows in batches]
+    assert lengths not in (sorted(lengths), sorted(lengths, reverse=True)), "batches come in random order"
+    assert [rows.tolist() for rows in batches[:7]] != [rows.tolist() for rows in batches[7:]]
+    again = PooledStream(28, batch_rows=4, seed=3, tokens=tokens)
+    assert (again.rows_of(steps - 1) == batches[-1]).all()
+
+
 def test_what_a_pooled_stream_holds_out_is_never_shown() -> None:
     stream = PooledStream(20, batch_rows=4, seed=0, validation_share=0.25)
 

@@ -38,6 +38,8 @@ def test_no_step_is_wasted_on_a_rate_of_zero_and_none_exceeds_the_peak(share: fl
         ({"method": "lora", "lora_rank": 0}, "lora_rank"),
         ({"method": "lora", "lora_targets": []}, "lora_targets"),
         ({"learning_rate": 0}, "learning_rate"),
+        ({"share_beginning": True, "zero_stage": 3}, "share_beginning needs zero_stage 0, 1 or 2"),
+        ({"share_beginning": True, "activation_checkpointing": True}, "no activation_checkpointing"),
         ({"batch_rows": 1}, "batch_rows"),
         ({"forget_share": 1.0}, "forget_share"),
         ({"lerning_rate": 1e-5}, "lerning_rate"),

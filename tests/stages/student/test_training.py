@@ -56,7 +56,15 @@ def plain(captured: Workspace) -> tuple[list[float], dict[str, torch.Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("zero_stage", "processes", "micro_batch_rows"), [(0, 1, 4), (0, 1, 1), (1, 2, 2), (2, 2, 1), (3, 1, 4), (3, 2, 2)]
+    ("zero_stage", "processes", "micro_batch_rows", "shares"),
+    [
+        (0, 1, 4, True),
+        (0, 1, 1, False),
+        (1, 2, 2, True),
+        (2, 2, 1, False),
+        (3, 1, 4, False),
+        (3, 2, 2, False),
+    ],
 )
 def test_losses_and_weights_are_those_of_a_plain_loop(
     captured: Workspace,
@@ -65,8 +73,13 @@ def test_losses_and_weights_are_those_of_a_plain_loop(
     zero_stage: int,
     processes: int,
     micro_batch_rows: int,
+    shares: bool,
 ) -> None:
-    cut = (f"student.processes={processes}", f"student.micro_batch_rows={micro_batch_rows}")
+    cut = (
+        f"student.processes={processes}",
+        f"student.micro_batch_rows={micro_batch_rows}",
+        f"student.share_beginning={str(shares).lower()}",
+    )
     result = distill(captured, tmp_path / "run", *SETTINGS, *cut, f"student.zero_stage={zero_stage}")
     assert result.returncode == 0, result.stderr
 
