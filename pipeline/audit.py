@@ -14,18 +14,11 @@ from typing import Any, get_args
 import click
 
 from pipeline.audit_parts import PARTS, Context
+from pipeline.baseline import baseline_heard, baseline_rows
 from pipeline.console import quieten_libraries, say
-from pipeline.evaluation_file import (
-    Models,
-    baseline_heard,
-    baseline_rows,
-    holds_already,
-    not_asked,
-    publish,
-    run_record,
-    summarise,
-)
+from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
 from pipeline.isolation import in_own_process
+from pipeline.models import Models
 from pipeline.options import settings_options
 from pipeline.questions import left_out, left_out_tasks
 from pipeline.settings import Settings, load_settings

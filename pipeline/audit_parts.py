@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline.console import progress, quieten_libraries
-from pipeline.evaluation_file import Models
 from pipeline.isolation import in_own_process
+from pipeline.models import Models
 from pipeline.questions import question_files
 from pipeline.session import start_for
 from pipeline.settings import Settings

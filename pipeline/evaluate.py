@@ -5,16 +5,10 @@ from pathlib import Path
 
 import click
 
+from pipeline.baseline import baseline_heard
 from pipeline.console import quieten_libraries
-from pipeline.evaluation_file import (
-    Models,
-    baseline_heard,
-    holds_already,
-    not_asked,
-    publish,
-    run_record,
-    summarise,
-)
+from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
+from pipeline.models import Models
 from pipeline.options import settings_options
 from pipeline.settings import load_settings
 

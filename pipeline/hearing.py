@@ -13,7 +13,7 @@ from pipeline.settings import Settings
 from stages.language_model.folder import resolve_model
 
 if TYPE_CHECKING:
-    from pipeline.evaluation_file import Models
+    from pipeline.models import Models
     from stages.evaluation.interview import ModelRole
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 from workspace import Workspace
 
-from pipeline import audit, evaluation_file
+from pipeline import audit, evaluation_file, models
 from pipeline.audit import audited
-from pipeline.evaluation_file import base_inputs, not_asked, summarise
+from pipeline.evaluation_file import not_asked, summarise
 from pipeline.hearing import hear, nothing_heard
+from pipeline.models import base_inputs
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError
 
@@ -31,7 +32,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         called.append(function.__name__)
         return function(*arguments)
 
-    for module in (audit, evaluation_file):
+    for module in (audit, evaluation_file, models):
         monkeypatch.setattr(module, "in_own_process", run)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return called

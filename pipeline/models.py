@@ -1,0 +1,73 @@
+"""Which models an evaluation is about, and hashes of all that determines what they say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from pipeline.isolation import in_own_process
+from pipeline.questions import choice_files, everything_asked, task_digests, unseen_files
+from pipeline.settings import Settings
+from stages.evaluation.attacks import Ask
+from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.language_model.prompts import Prompter, load_prefix
+from stages.logit_cache.fingerprint import sha256_json
+
+if TYPE_CHECKING:
+    from stages.evaluation.interview import ModelRole
+
+# Settings that name files: what stands in them counts, not where they are.
+FILES = {"questions", "validation", "revealing", "translated", "choices", "unseen", "task_folder"}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of one evaluation by their folders, and as the user named them. control: one that never knew."""
+
+    base: Path
+    student: Path
+    control: Path | None
+    names: dict[str, str | None]
+
+    @classmethod
+    def named(cls, *, base: str, student: str, control: str | None = None) -> "Models":
+        """Found by folder or hub name. Raises ModelError if one is not there."""
+        names = {"base": base, "student": student, "control": control}
+        return cls(resolve_model(base), resolve_model(student), resolve_model(control) if control else None, names)
+
+    @property
+    def folders(self) -> "dict[ModelRole, Path]":
+        """Each model that is there, in the order of all lists. The teacher is the base."""
+        found: dict[ModelRole, Path] = {"base": self.base, "student": self.student}
+        return found | ({"control": self.control} if self.control else {})
+
+    def inputs(self, settings: Settings) -> dict[str, str]:
+        """Hashes of all that determines what these models say under these settings."""
+        found = {"base": base_inputs(settings, self.base), "student": hash_weights(self.student)}
+        return found | ({"control": hash_weights(self.control)} if self.control else {})
+
+
+def base_inputs(settings: Settings, base: Path) -> str:
+    """Hash of all that determines the answers of base and teacher."""
+    tokenizer = load_tokenizer(base)
+    items = TypeAdapter(list[Ask]).dump_python([item.ask for item in everything_asked(settings)], mode="json")
+    return sha256_json(
+        {
+            "weights": hash_weights(base),
+            "tokenizer": hash_tokenizer(tokenizer),
+            "template": Prompter(tokenizer, settings.model.template).template_sha256(),
+            "prefix": load_prefix(settings.data.prefix).sha256(),
+            "items": items,
+            "choices": _contents(choice_files(settings)),
+            "unseen": _contents(unseen_files(settings)),
+            "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
+            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
+            "dtype": settings.model.dtype,
+        }
+    )
+
+
+def _contents(files: Mapping[str, Sequence[BaseModel]]) -> dict[str, list[dict[str, Any]]]:
+    return {name: [each.model_dump(mode="json") for each in questions] for name, questions in files.items()}
