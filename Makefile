@@ -97,7 +97,7 @@ endef
 bench-cache: model ## Bytes per position, speed and memory of the logit cache on this machine
 	PYTHONPATH=.:tests:tests/stages/logit_cache $(VENV)/bin/python tests/bench_cache.py --out docs/results/cache-benchmark.md
 
-bench-distill: model ## What streaming, full logits and a larger cache cost a training step → docs/results/distill-benchmark.md
+bench-distill: model ## What streaming, full logits, a shared beginning and a larger cache cost a training step → docs/results/distill-benchmark.md
 	PYTHONPATH=.:tests $(VENV)/bin/python tests/bench_distill.py
 
 test: setup ## All tests: the real pipeline on the real small model included

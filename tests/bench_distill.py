@@ -1,4 +1,5 @@
-"""`make bench-distill`: what streaming, full logits and a larger cache cost a training step, as ratios from one run.
+"""`make bench-distill`: what streaming, full logits, a shared beginning and a larger cache cost a training step, as ratios
+from one run.
 
 Writes docs/results/distill-benchmark.md. Each figure of memory comes from a process of its own; compare figures within
 one run only. The rows are made up; a step's time and memory depend on their sizes alone.
@@ -48,6 +49,8 @@ STUDENT: dict[str, Any] = {
     "learning_rate": 1e-6,
 }
 STEP_ROWS, TOKENS = 16, 30
+# As SmolLM2's own system prompt, in front of the query's tokens.
+BEGINNING = 24
 # Memory is compared at more rows: at sixteen, optimiser and weights hide what logits cost.
 MEMORY_ROWS = 64
 
@@ -95,6 +98,19 @@ def steps(cache: Path) -> tuple[list[float], list[float], list[float]]:
             trainer._micro_batches = lambda _, batches=batches: iter(batches)  # type: ignore[method-assign,misc]
             ready.append(trainer._step(step).step_s)
     return streamed, ready, reading
+
+
+def steps_by_reading(cache: Path) -> tuple[list[float], list[float]]:
+    """Seconds of steps that read what all rows begin with once, and of steps that read it in every row, in turn."""
+    trainer = start(cache)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for step in range(1, 2 * PAIRS + 1):
+        rows = trainer.stream.rows_of(step)
+        batch = trainer._lesson.batch(rows, pad_id=trainer.pad_id, share_from=1 if step % 2 else None)
+        assert len(batch.shared_S) == (BEGINNING if step % 2 else 0)
+        trainer._micro_batches = lambda _, batch=batch: iter([batch])  # type: ignore[method-assign,misc]
+        seconds[(step + 1) % 2].append(trainer._step(step).step_s)
+    return seconds
 
 
 def peaks(cache: Path, full_logits: bool) -> tuple[float, float]:
@@ -146,10 +162,19 @@ def alone(measure: Callable[..., Any], *arguments: object) -> Any:
     return result
 
 
-def write_cache(folder: Path, shards: int) -> Path:
-    """Shards of the same made-up rows, a third of them forget rows, for the model's tokenizer."""
+def write_cache(folder: Path, shards: int, beginning: int = 0) -> Path:
+    """Shards of the same made-up rows, a third of them forget rows, for the model's tokenizer.
+
+    beginning: tokens that stand in front of every query's own, the same in all.
+    """
+    begin = np.arange(100, 100 + beginning, dtype=np.int32)
     rows = [
-        dataclasses.replace(row, split="forget" if index % 3 == 0 else "retain")
+        dataclasses.replace(
+            row,
+            split="forget" if index % 3 == 0 else "retain",
+            student_input_ids=np.concatenate([begin, row.student_input_ids]),
+            student_positions=row.student_positions + beginning,
+        )
         for index, row in enumerate(made_up_rows(SHARD_ROWS, 20))
     ]
     write(folder, rows, shards, tokenizer_sha256=hash_tokenizer(load_tokenizer(MODEL)))
@@ -162,17 +187,25 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         small, large = (write_cache(folder / str(shards), shards) for shards in (FEW_SHARDS, 10 * FEW_SHARDS))
+        alike = write_cache(folder / "alike", FEW_SHARDS, BEGINNING)
         streamed, ready, reading = alone(steps, large)
+        once, in_every_row = alone(steps_by_reading, alike)
         kept, pass_small = alone(peaks, small, False)
         _, pass_large = alone(peaks, large, False)
         full, _ = alone(peaks, small, True)
         first = seconds_to_first_step(small, folder)
     step = statistics.median(streamed)
     pairs = statistics.median(a / b for a, b in zip(streamed, ready, strict=True))
+    reads = statistics.median(a / b for a, b in zip(once, in_every_row, strict=True))
     share = statistics.median(spent / whole for spent, whole in zip(reading, streamed, strict=True))
     rows = [
         ("streamed step : the same step with its batch in memory", f"{pairs:.3f}", f"{PAIRS} pairs in turn, median"),
         ("time spent on reading and collating : a streamed step (target ≤ 0.02)", f"{share:.4f}", f"step {step:.2f} s"),
+        (
+            f"step that reads a common beginning of {BEGINNING} tokens once : in every row",
+            f"{reads:.3f}",
+            f"{PAIRS} pairs in turn, median; {statistics.median(once):.2f} : {statistics.median(in_every_row):.2f} s",
+        ),
         (
             "peak memory, supervised positions : all positions to the head",
             f"{kept / full:.3f}",
