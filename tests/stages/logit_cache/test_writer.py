@@ -8,17 +8,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import ROOT, make_fingerprint, make_provenance, make_row, write_cache
+from captures import begin, contents, make_plan, rows_of
+from conftest import ROOT, make_provenance, make_row, write_cache
 
-from stages.errors import CacheError, CacheMismatch, OutputExists
-from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, Prefix
-from stages.logit_cache.plan import Plan
+from stages.errors import CacheError, OutputExists
+from stages.logit_cache.manifest import MANIFEST, SHARDS, Prefix
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.rows import Row
-from stages.logit_cache.shard_files import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY
 from stages.logit_cache.writer import CacheWriter
 
 # Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of that file written.
@@ -57,25 +54,6 @@ with CacheWriter(Path(sys.argv[1]), Plan(fingerprint=make_fingerprint(), rows=20
 def run_python(code: str, *arguments: str, **options: object) -> subprocess.Popen[str]:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, text=True, **options)
-
-
-def make_plan(**changes: object) -> Plan:
-    return Plan(fingerprint=make_fingerprint(**changes), rows=20, shard_rows=8)
-
-
-def rows_of(writer: CacheWriter, index: int) -> list[Row]:
-    return [make_row(row, writer.plan.fingerprint) for row in writer.plan.shard_range(index)]
-
-
-def begin(cache: Path, shards: int) -> None:
-    """A capture that was stopped in an orderly way after some shards."""
-    with CacheWriter(cache, make_plan()) as writer:
-        for index in range(shards):
-            writer.write(index, rows_of(writer, index))
-
-
-def contents(cache: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted((cache / SHARDS).iterdir())}
 
 
 def identity(path: Path) -> tuple[int, int]:
@@ -200,44 +178,6 @@ def test_a_second_writer_is_refused_in_the_same_process(tmp_path: Path):
         pass
 
 
-@pytest.mark.parametrize(("field", "value", "named"), [("top_k", 5, "top_k: 4 → 5"), ("dtype", "bfloat16", "dtype: ")])
-def test_another_plan_is_refused_over_an_unfinished_capture_with_the_field_named(
-    tmp_path: Path, field: str, value: object, named: str
-):
-    begin(tmp_path / "cache", shards=1)
-    before = contents(tmp_path / "cache")
-    with pytest.raises(CacheMismatch, match=f"unfinished capture of another plan:\n    {named}"):
-        CacheWriter(tmp_path / "cache", make_plan(**{field: value})).__enter__()
-    assert contents(tmp_path / "cache") == before
-
-
-def test_another_plan_is_refused_over_a_finished_cache_with_the_field_named(tmp_path: Path):
-    write_cache(tmp_path / "cache")
-    with pytest.raises(CacheMismatch, match=r"finished cache of another plan:\n    prefix_sha256: d{12}… → 0{12}…"):
-        CacheWriter(tmp_path / "cache", make_plan(prefix_sha256="0" * 64)).__enter__()
-
-
-def test_another_shard_size_is_another_plan(tmp_path: Path):
-    begin(tmp_path / "cache", shards=1)
-    with pytest.raises(CacheMismatch, match="shard_rows: 8 → 10"):
-        CacheWriter(tmp_path / "cache", make_plan().model_copy(update={"shard_rows": 10})).__enter__()
-
-
-def test_a_refused_plan_leaves_the_folder_open_to_the_right_one(tmp_path: Path):
-    begin(tmp_path / "cache", shards=1)
-    with pytest.raises(CacheMismatch):
-        CacheWriter(tmp_path / "cache", make_plan(top_k=5)).__enter__()
-    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
-        assert writer.missing == [1, 2]
-
-
-def test_a_capture_plan_that_cannot_be_read_is_refused(tmp_path: Path):
-    begin(tmp_path / "cache", shards=1)
-    (tmp_path / "cache" / PLAN).write_text("{}")
-    with pytest.raises(CacheError, match="is not a capture plan"):
-        CacheWriter(tmp_path / "cache", make_plan()).__enter__()
-
-
 def test_a_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path: Path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputExists, match="already holds something that is not a logit cache"):
@@ -318,49 +258,3 @@ def test_a_damaged_finished_cache_is_refused_and_not_rewritten(tmp_path: Path, d
     with pytest.raises(CacheError, match="The cache is not what was captured"):
         CacheWriter(cache, make_plan()).__enter__()
     assert contents(cache) == before
-
-
-def test_logits_lie_split_by_byte_and_compressed_without_dictionary(uninterrupted: Path):
-    group = pq.ParquetFile(uninterrupted / SHARDS / "shard-00000.parquet").metadata.row_group(0)
-    columns = {group.column(index).path_in_schema: group.column(index) for index in range(group.num_columns)}
-    logits = columns["topk_logits.list.element.list.element"]
-    assert logits.physical_type == "FLOAT"
-    assert "BYTE_STREAM_SPLIT" in logits.encodings
-    for column in columns.values():
-        assert column.compression == "ZSTD"
-        assert not column.has_dictionary_page
-        assert not any("DICTIONARY" in encoding for encoding in column.encodings)
-
-
-def test_parquet_itself_leaves_no_room_for_empty_cells(uninterrupted: Path):
-    schema = pq.ParquetFile(uninterrupted / SHARDS / "shard-00000.parquet").schema
-    levels = {schema.column(index).path: schema.column(index).max_definition_level for index in range(len(schema))}
-    # One level for each list that may be empty; a nullable field at any depth would add one.
-    assert levels == {
-        "example_id": 0,
-        "split": 0,
-        "query": 0,
-        "student_input_ids.list.element": 1,
-        "response_ids.list.element": 1,
-        "student_positions.list.element": 1,
-        "topk_ids.list.element.list.element": 2,
-        "topk_logits.list.element.list.element": 2,
-    }
-
-
-def test_every_shards_footer_names_its_capture_and_its_range(uninterrupted: Path):
-    for index, (first_row, rows) in enumerate(((b"0", b"8"), (b"8", b"8"), (b"16", b"4"))):
-        footer = pq.read_metadata(uninterrupted / SHARDS / f"shard-{index:05d}.parquet").metadata
-        assert footer[FINGERPRINT_KEY] == make_fingerprint().digest().encode()
-        assert (footer[FIRST_ROW_KEY], footer[ROWS_KEY]) == (first_row, rows)
-
-
-def test_a_shards_description_is_that_of_its_rows(tmp_path: Path):
-    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
-        rows = rows_of(writer, 1)
-        shard = writer.write(1, rows)
-    logits = np.concatenate([row.topk_logits.reshape(-1) for row in rows]).astype(np.float64)
-    assert (shard.name, shard.first_row, shard.rows) == ("shard-00001.parquet", 8, 8)
-    assert shard.positions == logits.size // 4
-    assert (shard.logit_min, shard.logit_max) == (logits.min(), logits.max())
-    assert shard.logit_mean == pytest.approx(logits.mean(), rel=1e-12)
