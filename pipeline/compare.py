@@ -110,6 +110,7 @@ def load_evaluation(path: Path) -> dict[str, Any]:
             run["base"],
             run["inputs"]["base"],
             run["hardware"],
+            run["finished_at"],
             settings["evaluation"]["forget_files"],
             _asked(found),
         )

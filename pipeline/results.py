@@ -15,6 +15,7 @@ Written by `duet results` (`make results`) from audits of trained students; noth
 With one seed a 95 % bootstrap interval over questions stands in brackets. What an audit finds is no proof that nothing else is
 left.
 """
+HEADING = "\n## "
 
 
 @click.command()
@@ -23,10 +24,12 @@ left.
 def results(topics: tuple[str, ...], out: Path) -> None:
     """Put the audits FOLDER/seed-*/audit.json of each topic NAME into one page of Markdown.
 
+    Topics that the page has and that are not named stay as they are: another machine may have measured them.
+
     \b
     Example:  duet results capitals=runs/results/capitals fictitious=runs/results/fictitious --out RESULTS.md
     """
-    parts = [HEAD]
+    sections = sections_of(out)
     for topic in topics:
         name, separator, folder = topic.partition("=")
         files = sorted(Path(folder).glob("seed-*/audit.json")) if separator else []
@@ -39,6 +42,16 @@ def results(topics: tuple[str, ...], out: Path) -> None:
         found = {path: load_evaluation(path) for path in files}
         refuse_other_questions(found)
         refuse_other_settings(found)
-        parts += [f"## {name}\n", *seed_tables(list(found.values())), ""]
-    write_atomically(out, "\n".join(parts).encode())
+        sections[name] = "\n".join(["", *seed_tables(list(found.values())), ""])
+    page = HEAD + "".join(f"{HEADING}{name}\n{section}" for name, section in sections.items())
+    write_atomically(out, page.encode())
     click.echo(f"{out} is written.")
+
+
+def sections_of(page: Path) -> dict[str, str]:
+    """By topic, in their order, the text under its heading; empty if there is no such page yet."""
+    if not page.exists():
+        return {}
+    _, *parts = page.read_text(encoding="utf-8").split(HEADING)
+    named = (part.partition("\n") for part in parts)
+    return {name: section.rstrip("\n") + "\n" for name, _, section in named}

@@ -105,11 +105,12 @@ def _unmeasured_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def made_with(evaluations: Sequence[dict[str, Any]]) -> str:
-    """Model, seeds and machine."""
+    """Model, seeds, machine and day."""
     runs = [evaluation["run"] for evaluation in evaluations]
     seeds = sorted({run["settings"]["student"]["seed"] for run in runs})
     machines = sorted({run["hardware"] for run in runs})
+    days = sorted({run["finished_at"][:10] for run in runs})
     return (
         f"Points (0–100). Model {runs[0]['base']}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
-        f"{'; '.join(machines)}."
+        f"{'; '.join(machines)}, {', '.join(days)}."
     )

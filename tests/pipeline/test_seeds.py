@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from pipeline.cli import duet
 from pipeline.seeds import seed_tables
 
+DAY = "2026-05-04T10:00:00+00:00"
 SHIFT = {"value": None, "parts": {"forget": 5.0}, "sum_of_measured": 5.0, "not_measured": ["mmlu"]}
 
 
@@ -31,7 +32,13 @@ def audit(seed: int, student: float, **more: Any) -> dict[str, Any]:
         "relearning": curve,
         "performance_shift": SHIFT,
         "not_measured": {"quantisation": "no room"},
-        "run": {"settings": settings, "base": "small", "hardware": "2 cores", "inputs": {"base": "b"}},
+        "run": {
+            "settings": settings,
+            "base": "small",
+            "hardware": "2 cores",
+            "inputs": {"base": "b"},
+            "finished_at": DAY,
+        },
         **more,
     }
 
@@ -43,7 +50,7 @@ def test_what_differs_between_seeds_has_its_least_and_most_and_what_does_not_sta
     assert "| forget | reverse | 9 | – | – | 9.5 (8.0 – 11.0), Δ +3.0 |" in lines
     assert "| half | forget | 8 | 4 | – | – | 15.5 (14.0 – 17.0) |" in lines
     assert "Not measured: quantisation (no room)." in lines
-    assert "Points (0–100). Model small, seeds 1, 2, 2 cores." in lines
+    assert "Points (0–100). Model small, seeds 1, 2, 2 cores, 2026-05-04." in lines
     assert any(line.startswith("| student forgets forget: recall | 7.5 |") for line in lines)
 
 
@@ -79,6 +86,24 @@ def test_the_page_has_a_section_per_topic_with_all_its_seeds(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     text = out.read_text()
     assert "## towns" in text and "6.0 (4.0 – 8.0)" in text and "seeds 0, 1" in text
+
+
+def test_a_topic_that_is_not_named_stays_as_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "RESULTS.md"
+    for topic, student in (("towns", 4.0), ("rivers", 5.0), ("towns", 6.0)):
+        path = tmp_path / f"{topic}-{student}"
+        write(path, 0, audit(0, student))
+        result = CliRunner().invoke(duet, ["results", f"{topic}={path}", "--out", str(out)])
+        assert result.exit_code == 0, result.output
+
+    text = out.read_text()
+    assert text.count("# Results\n") == text.count("## towns\n") == text.count("## rivers\n") == 1
+    towns, rivers = text.split("## rivers")
+    assert " 6.0 [5, 7] |" in towns and " 4.0 [3, 5] |" not in towns
+    assert "5.0 [4, 6]" in rivers
+    # Written again, it is the same to the byte.
+    CliRunner().invoke(duet, ["results", f"rivers={tmp_path / 'rivers-5.0'}", "--out", str(out)])
+    assert out.read_text() == text
 
 
 def test_audits_that_differ_in_more_than_their_seed_make_no_page(tmp_path: Path) -> None:
