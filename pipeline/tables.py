@@ -20,13 +20,19 @@ ATTACKED = (
     "Attacks, ROUGE-L recall in points ↓. "
     "Δ is the change against the same questions without the attack, paired; of one run with its 95 % interval."
 )
+BROKEN = (
+    "Degenerate answers under attack, points: what is not given away because the answer is broken is not forgotten ↓"
+)
 SUPPLIED = (
     "Attacks that supply the answer among others, ROUGE-L recall in points ↓. "
     "A hit is recognition, and a guess may hit, too."
 )
 LEAKS = "leak@k ↓: points of questions with the answer in full in any of k sampled answers"
 CHOICES = "Multiple choice by likelihood of the options, points answered rightly ↑"
-QUANTISED = "After quantisation of the weights, ROUGE-L recall in points"
+QUANTISED = (
+    "After quantisation of the weights, ROUGE-L recall in points. "
+    "Δ is the change against the same questions without it, paired; of one run with its 95 % interval."
+)
 MEMBERSHIP = (
     "Membership inference, AUC in points: 50 tells nothing; the control's figure, where there is one, is what to expect"
 )
@@ -36,7 +42,10 @@ LENS = (
 )
 # Most layers show nothing, and would be most of the table.
 LENS_SHOWN = 0.5
-RELEARNT = "Relearning, ROUGE-L recall in points on the held-out half ↓"
+RELEARNT = (
+    "Relearning, ROUGE-L recall in points on the held-out half ↓. "
+    "Δ is the change since step 0, paired; of one run with its 95 % interval."
+)
 Scores = Mapping[str, Any]
 
 
@@ -89,10 +98,13 @@ def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> 
     tables = (
         ScoreTable(SCORES, {"file": "questions", "metric": "metric"}, named),
         ScoreTable(ATTACKED, by_attack, [s for s in attacked if not s.get("supplies_answer")], with_delta=True),
+        ScoreTable(
+            BROKEN, by_attack, [s for s in evaluation["scores"] if s["attack"] and s["metric"] == "degenerate_rate"]
+        ),
         ScoreTable(SUPPLIED, by_attack, [s for s in attacked if s.get("supplies_answer")], with_delta=True),
         ScoreTable(LEAKS, {"file": "questions", "k": "k"}, kept("leaks")),
         ScoreTable(CHOICES, {"file": "questions"}, kept("choices")),
-        ScoreTable(QUANTISED, {"file": "questions", "weights": "weights"}, kept("quantisation")),
+        ScoreTable(QUANTISED, {"file": "questions", "weights": "weights"}, kept("quantisation"), with_delta=True),
         ScoreTable(
             MEMBERSHIP,
             {"file": "questions", "score": "score", "compared_with": "against"},
@@ -103,7 +115,12 @@ def score_tables(evaluation: Mapping[str, Any], forget_files: Sequence[str]) -> 
             {"file": "questions", "layer": "layer"},
             _telling_layers([score for score in evaluation.get("lens") or () if score["file"] in forget_files[:1]]),
         ),
-        ScoreTable(RELEARNT, {"file": "questions", "trained_on": "trained on", "step": "step"}, kept("relearning")),
+        ScoreTable(
+            RELEARNT,
+            {"file": "questions", "trained_on": "trained on", "step": "step"},
+            kept("relearning"),
+            with_delta=True,
+        ),
     )
     return (table for table in tables if table.scores)
 

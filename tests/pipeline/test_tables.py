@@ -48,6 +48,20 @@ def test_attacks_show_what_they_change_and_those_that_supply_the_answer_stand_ap
     assert reverse < next(place for place, line in enumerate(lines) if "supply the answer" in line) < chosen
 
 
+def test_what_is_broken_under_attack_and_what_rounding_and_training_change_is_shown() -> None:
+    change = {"delta": 3.0, "delta_low": 1.0, "delta_high": 5.0}
+    broken = score("student", 75.0, attack="reverse", metric="degenerate_rate", supplies_answer=False)
+    lines = lines_of(
+        scores=[score("student", 7.0), broken],
+        quantisation=[score("student", 10.0, weights="int8", **change)],
+        relearning=[score("student", 12.0, trained_on="forget", step=8, **change)],
+    )
+
+    assert "| forget | reverse | 9 | 75.0 [71, 79] |" in lines
+    assert "| forget | int8 | 9 | 10.0 [6, 14], Δ +3.0 [+1, +5] |" in lines
+    assert "| forget | forget | 8 | 9 | 12.0 [8, 16], Δ +3.0 [+1, +5] |" in lines
+
+
 def test_parts_of_an_audit_have_tables_and_a_part_that_is_null_has_its_reason() -> None:
     curve = [score("student", 5.0 + step, trained_on="forget", step=step) for step in (0, 8)]
     member = {"model": "student", "file": "forget", "score": "loss", "compared_with": "swapped answers"}
