@@ -6,7 +6,7 @@ import click
 
 from pipeline.compare import load_evaluation, refuse_other_questions, refuse_other_settings
 from pipeline.seeds import seed_tables
-from stages.errors import DataError
+from stages.errors import DataError, OutputExists
 from stages.files import write_atomically
 
 HEAD = """# Results
@@ -49,9 +49,16 @@ def results(topics: tuple[str, ...], out: Path) -> None:
 
 
 def sections_of(page: Path) -> dict[str, str]:
-    """By topic, in their order, the text under its heading; empty if there is no such page yet."""
+    """By topic, in their order, the text under its heading; empty if there is no page yet.
+
+    Raises OutputExists if the file is not such a page.
+    """
     if not page.exists():
         return {}
-    _, *parts = page.read_text(encoding="utf-8").split(HEADING)
+    head, *parts = page.read_text(encoding="utf-8").split(HEADING)
+    if not head.startswith(HEAD.splitlines()[0] + "\n"):
+        raise OutputExists(
+            f"{page} is not a page that `duet results` wrote.", "It was left as it is.", "Name another file with --out."
+        )
     named = (part.partition("\n") for part in parts)
     return {name: section.rstrip("\n") + "\n" for name, _, section in named}

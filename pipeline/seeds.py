@@ -14,6 +14,7 @@ def seed_tables(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     forget = evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]
     if len(evaluations) > 1:
         yield f"Means over {len(evaluations)} seeds; where runs differ, the least and the most stand in brackets."
+        yield "Behind Δ stands in how many of them its 95 % interval lies above 0, if in any."
         yield ""
     tables: dict[str, list[ScoreTable]] = {}
     for evaluation in evaluations:
@@ -45,6 +46,7 @@ def _means(tables: Sequence[ScoreTable]) -> list[Mapping[str, Any]]:
                 one |= {"least": min(values), "most": max(values)}
             if scores[0].get("delta") is not None:
                 one["delta"] = sum(score["delta"] for score in scores) / len(scores)
+                one["rises"] = sum((score.get("delta_low") or 0) > 0 for score in scores), len(scores)
         means.append(one)
     return means
 

@@ -187,7 +187,10 @@ def _shift_lines(shift: Mapping[str, Any]) -> Iterator[str]:
 
 
 def cell_text(score: Scores | None, *, with_delta: bool = False) -> str:
-    """Mean with its interval; over seeds, where a score has `least` and `most`, these instead."""
+    """Mean with its interval; over seeds, where a score has `least` and `most`, these instead.
+
+    A change over seeds is followed by in how many of them its interval lies above zero, if in any.
+    """
     if score is None:
         return "–"
     text = f"{score['mean']:.1f}"
@@ -200,6 +203,8 @@ def cell_text(score: Scores | None, *, with_delta: bool = False) -> str:
     if not with_delta or score.get("delta") is None:
         return text
     bounds = "" if score.get("delta_low") is None else f" [{score['delta_low']:+.0f}, {score['delta_high']:+.0f}]"
+    if score.get("rises", (0,))[0]:
+        bounds = " (above 0 in {} of {})".format(*score["rises"])
     return f"{text}, Δ {score['delta']:+.1f}{bounds}"
 
 

@@ -49,7 +49,8 @@ class TrainingSettings(BaseModel):
     share_beginning: bool | None = Field(
         None,
         description="Read what all rows of a micro-batch begin with, a system prompt, once: the same gradient from fewer "
-        "tokens; default: on a CPU, where that saves many. On a GPU it was not measured.",
+        "tokens; default: on a CPU, where that saves many. Never with sliding windows or states instead of keys and values; "
+        "on a GPU it was not measured.",
     )
     warmup_share: float = Field(
         0.1,

@@ -54,6 +54,15 @@ def test_what_differs_between_seeds_has_its_least_and_most_and_what_does_not_sta
     assert any(line.startswith("| student forgets forget: recall | 7.5 |") for line in lines)
 
 
+def test_a_change_over_seeds_says_in_how_many_its_interval_lies_above_zero() -> None:
+    found = [audit(seed, 6.0) for seed in (1, 2, 3)]
+    for each, low in zip(found, (-1.0, 0.5, 2.0), strict=True):
+        each["scores"][-1]["delta_low"] = low
+    lines = list(seed_tables(found))
+
+    assert "| forget | reverse | 9 | – | – | 8.0, Δ +4.0 (above 0 in 2 of 3) |" in lines
+
+
 def test_moved_weights_and_seconds_have_their_tables() -> None:
     layer = {"layer": "0", "norm": 0.5, "relative": 0.001}
     run = {**audit(1, 6.0)["run"], "seconds": 90.0, "seconds_of_parts": {"questions": 80.0, "answers, student": 61.4}}
@@ -112,6 +121,10 @@ def test_audits_that_differ_in_more_than_their_seed_make_no_page(tmp_path: Path)
     other["run"]["settings"]["student"]["epochs"] = 9
     write(tmp_path / "towns", 1, other)
     out = tmp_path / "RESULTS.md"
+    thesis = tmp_path / "thesis.md"
+    thesis.write_text("# Thesis\n\n## towns\nyears of work\n")
+    result = CliRunner().invoke(duet, ["results", f"towns={tmp_path / 'towns'}", "--out", str(thesis)])
+    assert result.exit_code == 1 and "is not a page" in result.output and "years of work" in thesis.read_text()
     for topics, message in (
         ([f"towns={tmp_path / 'towns'}"], "The runs differ in student.epochs"),
         ([f"towns={tmp_path}"], "names no audit"),
