@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM
 from workspace import Workspace, make_workspace
 
 from pipeline.settings import load_settings
+from stages.logit_cache.reader import LogitCache
+from stages.student.batches import collate
 from stages.student.settings import StudentSettings, learning_rate_at
 
 pytestmark = pytest.mark.slow
@@ -29,6 +31,8 @@ def captured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Work
     workspace = make_workspace(tmp_path_factory.mktemp("captured"), tiny_model)
     result = workspace.teacher_cache()
     assert result.exit_code == 0, result.output
+    rows = list(LogitCache(workspace.cache).rows())
+    assert len(collate(rows, pad_id=0, share_from=1).shared_S), "or no training here shares anything"
     return workspace
 
 
