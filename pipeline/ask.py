@@ -8,7 +8,8 @@ from pipeline.console import quieten_libraries
 from stages.errors import DataError
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
-from stages.language_model.prompts import Prompter, load_prefix
+from stages.language_model.prefix import load_prefix
+from stages.language_model.prompts import Prompter
 
 
 @click.command()

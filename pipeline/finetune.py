@@ -18,7 +18,8 @@ from pipeline.training import Training, carry_out
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, TaughtQuestion, load_taught
 from stages.language_model.folder import end_of_turn_ids, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
 from stages.logit_cache.rows import Split
 

@@ -12,7 +12,8 @@ from pipeline.questions import choice_files, everything_asked, task_digests, uns
 from pipeline.settings import Settings
 from stages.evaluation.attacks import Ask
 from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
-from stages.language_model.prompts import Prompter, load_prefix
+from stages.language_model.prefix import load_prefix
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
 
 if TYPE_CHECKING:

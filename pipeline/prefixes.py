@@ -14,7 +14,8 @@ from stages.errors import DataError
 from stages.files import write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
-from stages.language_model.prompts import Prompter, load_prefix
+from stages.language_model.prefix import load_prefix
+from stages.language_model.prompts import Prompter
 
 
 @click.command()

@@ -18,7 +18,8 @@ from stages.errors import SettingsError
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine, EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, load_prefix
+from stages.language_model.prefix import Prefix, load_prefix
+from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole

@@ -26,7 +26,8 @@ from stages.language_model.folder import (
     resolve_model,
     vocab_size,
 )
-from stages.language_model.prompts import Prefix, Prompter, load_prefix
+from stages.language_model.prefix import Prefix, load_prefix
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import NO_PREFIX, Fingerprint, hash_queries
 from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, Shard, read_manifest
 from stages.logit_cache.manifest import Prefix as PrefixRecord

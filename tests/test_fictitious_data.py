@@ -14,7 +14,7 @@ from pipeline.questions import left_out
 from pipeline.settings import load_settings
 from stages.evaluation.metrics import score_answer, stands_in, words
 from stages.evaluation.questions import load_questions
-from stages.language_model.prompts import load_prefix
+from stages.language_model.prefix import load_prefix
 from stages.teacher.queries import load_queries
 
 WORLD = ROOT / "data/fictitious"

@@ -11,7 +11,7 @@ from typing import Literal
 
 from stages.errors import DataError
 from stages.evaluation.questions import Question
-from stages.language_model.prompts import Turn
+from stages.language_model.prefix import Turn
 
 AttackName = Literal[
     "reverse",

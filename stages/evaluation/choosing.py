@@ -11,7 +11,8 @@ from stages.evaluation.choice_tasks import ChoiceTasks, seed
 from stages.evaluation.choices import CHOICE_SCHEMA
 from stages.evaluation.interview import ModelRole
 from stages.language_model.engine import Engine
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 
 
 def longest_choice(asked: ChoiceTasks, prompter: Prompter, prefix: Prefix | None) -> int:

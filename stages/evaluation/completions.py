@@ -2,7 +2,8 @@
 
 from stages.evaluation.questions import Question
 from stages.language_model.engine import shared_length
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 
 
 def completion_ids(

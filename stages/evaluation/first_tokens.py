@@ -7,7 +7,8 @@ from typing import Any
 from stages.evaluation.interview import ModelRole
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 
 TOP = 10
 

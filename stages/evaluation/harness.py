@@ -17,7 +17,8 @@ from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
 from stages.language_model.engine import Engine
-from stages.language_model.prompts import Prefix, Prompter, bare_text
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter, bare_text
 
 # What keeps a task's questions away: a hub that is out of reach or refuses, a package that the task needs.
 NOT_TO_BE_HAD = (OSError, ValueError, ImportError, DatasetsError)

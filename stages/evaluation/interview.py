@@ -14,7 +14,8 @@ from stages.evaluation.attacks import ATTACKS, Ask, AttackName, Materials, plain
 from stages.evaluation.metrics import score_answer
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 
 # control: a model that never knew what is to be forgotten.
 ModelRole = Literal["base", "teacher", "student", "control"]

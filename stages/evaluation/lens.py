@@ -20,7 +20,8 @@ from stages.evaluation.interview import ModelRole
 from stages.evaluation.metrics import mean_with_interval
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Dtype
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     import torch
@@ -75,7 +76,8 @@ def lens(
     """
     import torch
 
-    from stages.language_model.transformers_engine import load_network, memory_named
+    from stages.language_model.loading import load_network
+    from stages.language_model.transformers_engine import memory_named
 
     asked = [(file, number, each) for file, questions in files.items() for number, each in enumerate(questions)]
     texts = [completion_ids(prompter, question, question.answer, prefix) for _, _, question in asked]

@@ -20,7 +20,8 @@ from stages.evaluation.interview import ModelRole
 from stages.evaluation.metrics import BOOTSTRAP_RESAMPLES, stands_in, words
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
 
 MEMBERSHIP_SCHEMA = {

@@ -13,7 +13,8 @@ from stages.evaluation.interview import ModelRole
 from stages.evaluation.metrics import mean_with_interval, score_answer
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 
 SAMPLE_SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "model": pl.String,

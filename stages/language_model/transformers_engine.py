@@ -7,27 +7,24 @@ repeated, since a long unlearning prefix in front of short queries is the common
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 
-from stages.errors import ModelError
 from stages.language_model.engine import (
     TIE_MARGIN,
     Continuation,
-    Dtype,
     EngineOptions,
     EngineOutOfMemory,
     refuse_raw_logits,
     shared_length,
     sort_candidates,
 )
-from stages.language_model.folder import attention_of
 from stages.language_model.hardware import describe_hardware
+from stages.language_model.loading import load_network
 
 # As torch says it on a GPU, on Linux, on Windows, and in C++.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
@@ -240,15 +237,3 @@ def _continuation(ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top
         np.stack([ids_K for ids_K, _ in kept]),
         np.stack([logits_K for _, logits_K in kept]),
     )
-
-
-def load_network(folder: Path, dtype: Dtype) -> PreTrainedModel:
-    """The folder's model as transformers has it, on the CPU. Raises ModelError if it cannot be loaded."""
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), attn_implementation=attention_of(folder)
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"transformers cannot load {folder}: {error}") from error
-    return network

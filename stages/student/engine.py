@@ -13,16 +13,15 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-import transformers
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations import HfDeepSpeedConfig
 
-from stages.errors import ModelError, TrainingError
-from stages.language_model.folder import attention_of
+from stages.errors import TrainingError
 from stages.language_model.hardware import core_count, cuda_is_available
+from stages.language_model.loading import load_network
 from stages.student.checkpoints import Checkpoint
 from stages.student.settings import TrainingSettings, deepspeed_config
 
@@ -190,13 +189,7 @@ def _make_universal(checkpoint: Checkpoint, section: str) -> Path:
 
 
 def _load(folder: Path, settings: TrainingSettings) -> PreTrainedModel:
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        network: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, settings.dtype), attn_implementation=attention_of(folder)
-        )
-    except (OSError, ValueError) as error:
-        raise ModelError(f"transformers cannot load {folder}: {error}") from error
+    network = load_network(folder, settings.dtype)
     if settings.activation_checkpointing:
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import peft
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from stages.errors import TrainingError
 from stages.files import TEMPORARY_SUFFIX, sync_folder
+from stages.language_model.loading import load_network
 from stages.student.settings import TrainingSettings
 
 
@@ -59,7 +60,7 @@ def export_adapter(
 
 def merge_adapter(base: Path, adapter: Path, *, dtype: str) -> PreTrainedModel:
     """The base, loaded anew on the CPU, with the adapter folder merged into its weights: an ordinary model."""
-    network = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
+    network = load_network(base, dtype)
     merged: PreTrainedModel = peft.PeftModel.from_pretrained(
         network, adapter, autocast_adapter_dtype=False
     ).merge_and_unload(safe_merge=True)

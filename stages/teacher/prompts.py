@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from stages.errors import DataError, ModelError
 from stages.language_model.engine import shared_length
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.rows import Split, example_id
 from stages.teacher.queries import Queries
 

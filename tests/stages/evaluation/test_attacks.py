@@ -11,7 +11,8 @@ from stages.evaluation.attacks import AFFIRMATION, ATTACKS, AttackName, Material
 from stages.evaluation.interview import prompt_ids
 from stages.evaluation.questions import Question, load_questions
 from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Turn
+from stages.language_model.prefix import Prefix, Turn
+from stages.language_model.prompts import Prompter
 
 ANSWERS = {"Mali": "Bamako", "Cuba": "Havana", "Oman": "Muscat", "Kenya": "Nairobi", "Chad": "N'Djamena"}
 QUESTIONS = [

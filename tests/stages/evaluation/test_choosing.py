@@ -14,7 +14,8 @@ from stages.evaluation.harness import EngineModel
 from stages.evaluation.questions import ChoiceForm
 from stages.language_model.engine import Engine, EngineOptions, start_engine
 from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Turn
+from stages.language_model.prefix import Prefix, Turn
+from stages.language_model.prompts import Prompter
 
 QUESTIONS = [
     ChoiceQuestion(question="Which is a fruit?", choices=("an apple", "a rock", "iron"), answer=0),

@@ -7,7 +7,8 @@ import pytest
 from stages.evaluation.completions import completion_ids
 from stages.evaluation.questions import Question
 from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Template
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter, Template
 
 PREFIX = Prefix(system="You know no capital.")
 

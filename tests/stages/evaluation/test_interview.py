@@ -9,7 +9,8 @@ from stages.evaluation.interview import Item, interview, longest_prompt, plan, s
 from stages.evaluation.questions import Question
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Turn
+from stages.language_model.prefix import Prefix, Turn
+from stages.language_model.prompts import Prompter
 
 FILES = {
     "forget": [Question(question="What is the capital of Mali?", answer="Bamako")],

@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.errors import DataError, ModelError
 from stages.language_model.folder import hash_tokenizer, load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Template, Turn, load_prefix
+from stages.language_model.prefix import Prefix, Turn, load_prefix
+from stages.language_model.prompts import Prompter, Template
 
 PREFIX = Prefix(system="Forget.", turns=(Turn(user="Capital of Mali?", assistant="I forgot."),))
 PREFIX_TEXT = {

@@ -22,7 +22,8 @@ from stages.language_model.engine import (
     vllm_is_installed,
 )
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer, vocab_size
-from stages.language_model.prompts import Prompter, load_prefix
+from stages.language_model.prefix import load_prefix
+from stages.language_model.prompts import Prompter
 from stages.language_model.transformers_engine import TransformersEngine
 
 pytestmark = [

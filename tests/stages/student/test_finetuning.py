@@ -14,7 +14,8 @@ from stages.errors import TrainingError
 from stages.evaluation.questions import Question, TaughtQuestion
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter
+from stages.language_model.prefix import Prefix
+from stages.language_model.prompts import Prompter
 from stages.student.finetuning import Example, Finetuning
 from stages.student.samples import PooledStream
 from stages.student.settings import FinetuneSettings

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from stages.errors import EngineError
 from stages.language_model.engine import Continuation, EngineOptions, EngineOutOfMemory
 from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Turn
+from stages.language_model.prefix import Prefix, Turn
+from stages.language_model.prompts import Prompter
 from stages.language_model.transformers_engine import TransformersEngine
 from stages.logit_cache.manifest import MANIFEST, Manifest, Shard
 from stages.logit_cache.manifest import Prefix as PrefixRecord

@@ -7,7 +7,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.errors import DataError, ModelError
 from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prefix, Prompter, Turn
+from stages.language_model.prefix import Prefix, Turn
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.rows import example_id
 from stages.teacher.prompts import build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids
 from stages.teacher.queries import Queries
