@@ -36,7 +36,7 @@ def test_questions_keep_their_order_answers_and_aliases(tmp_path: Path) -> None:
         ('{"question": "a"}', ":1 is malformed at answer"),
         ('{"question": " ", "answer": "b"}', ":1 is malformed at question"),
         ('{"question": "a", "answer": 3}', ":1 is malformed at answer"),
-        ('["a", "b"]', ":1 is malformed"),
+        ('["a", "b"]', ":1 is not a JSON object"),
         (
             '{"question": "Capital of  Peru?", "answer": "b"}\n{"question": "capital of peru?", "answer": "b"}',
             ":2 repeats",
