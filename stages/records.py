@@ -66,7 +66,7 @@ def read_text(path: Path, kind: FileKind) -> str:
             raw = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        next_step = path.looked_for if isinstance(path, Absent) else kind.next_step
+        next_step = f"{path.looked_for}\n  {kind.next_step}" if isinstance(path, Absent) else kind.next_step
         raise kind.error(f"The {kind.name} {path} cannot be read ({reason}).", kind.needed, next_step) from error
     if raw.startswith(GZIP):
         raw = _unfolded(raw, path, kind)

@@ -45,7 +45,11 @@ class Given(str):
 class Absent(type(Path())):  # type: ignore[misc]
     """A path in a settings file that names nothing. looked_for: where it was looked for, and what to do."""
 
-    looked_for: str
+    looked_for: str = ""
+
+    def __reduce__(self) -> Any:
+        # A path is otherwise pickled without what it is told, on its way to a process of its own.
+        return _absent, (str(self), self.looked_for)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,12 @@ class Places:
             return None
         written = Path(name)
         return written if is_there(written) and written.samefile(found) else found
+
+
+def _absent(name: str, looked_for: str) -> Absent:
+    path = Absent(name)
+    path.looked_for = looked_for
+    return path
 
 
 def is_there(path: Path) -> bool:
@@ -123,9 +133,7 @@ def _input_path(value: Any, info: ValidationInfo) -> Any:
         return found
     if is_there(Path(value)):
         return Path(value)
-    absent = Absent(value)
-    absent.looked_for = places.advice
-    return absent
+    return _absent(value, places.advice)
 
 
 def _model_name(value: Any, info: ValidationInfo) -> Any:

@@ -69,7 +69,9 @@ def load_records(path: Path, kind: type[Record], example: str, setting: str) -> 
         except ValidationError as error:
             fault = error.errors()[0]
             place = ".".join(map(str, fault["loc"])) or "the line as a whole"
-            raise DataError(f"{where} is malformed at {place}: {fault['msg'].removeprefix('Value error, ')}.", needed) from error
+            raise DataError(
+                f"{where} is malformed at {place}: {fault['msg'].removeprefix('Value error, ')}.", needed
+            ) from error
         key = same_text(question.question)
         if key in seen:
             raise DataError(
