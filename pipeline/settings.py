@@ -22,7 +22,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_core import InitErrorDetails
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from stages.errors import SettingsError
 from stages.evaluation.settings import EvaluationSettings
@@ -151,7 +151,8 @@ def _refuse_bad_values(section: str, key: str, axis: Any) -> None:
         except ValidationError as error:
             fault = error.errors()[0]
             here = ("axes", section, key, place, *fault["loc"])
-            told = InitErrorDetails(type=fault["type"], loc=here, input=fault["input"], ctx=fault.get("ctx", {}))
+            words = PydanticCustomError("axis", "{words}", {"words": fault["msg"]})
+            told = InitErrorDetails(type=words, loc=here, input=fault["input"])
             raise ValidationError.from_exception_data("sweep", [told]) from error
 
 
@@ -233,9 +234,13 @@ def _as_told(error: ValidationError, config: str) -> SettingsError:
 
 def _shown(value: Any) -> str:
     try:
-        return _short(repr(value))
+        return _short(repr(_as_lists(value)))
     except (ValueError, RecursionError):  # a whole number of thousands of digits, or lists within lists without end
         return "too long to be shown"
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(each) for each in value] if isinstance(value, tuple) else value
 
 
 def _short(text: str) -> str:

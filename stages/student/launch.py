@@ -31,7 +31,11 @@ def leads_by_environment() -> bool:
 def process_count(asked: int | None) -> int:
     """Processes to train with: as asked, or one per GPU, or one. Raises SettingsError for more than the machine can run."""
     gpus = gpu_count()
-    most, what = (gpus, f"{gpus} GPUs") if gpus else (PER_CORE * core_count(), f"no GPU and {core_count()} cores")
+    most, what = (
+        (gpus, f"{gpus} GPU{'s' * (gpus > 1)}")
+        if gpus
+        else (PER_CORE * core_count(), f"no GPU and {core_count()} cores")
+    )
     if asked and asked > most:
         raise SettingsError(
             f"The setting processes is {asked}, and this machine has {what}.",

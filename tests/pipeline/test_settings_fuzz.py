@@ -75,7 +75,9 @@ VALUES = {
     "date": "1979-05-27",
 }
 SETTINGS = [
-    f"{section}.{key}" for section, each in Settings.model_fields.items() for key in each.annotation.model_fields  # type: ignore[union-attr]
+    f"{section}.{key}"
+    for section, each in Settings.model_fields.items()
+    for key in each.annotation.model_fields  # type: ignore[union-attr]
 ]
 CASES = [(setting, value) for setting in SETTINGS for value in VALUES]
 SEED = 7
