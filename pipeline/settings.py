@@ -36,8 +36,8 @@ from stages.student.settings import FinetuneSettings, RelearningSettings, Studen
 NOT_KEYS = ("[list]", "[range]", "[key]")
 CHECKED_FIRST = "Settings are checked before anything is loaded, so nothing was run."
 ALL_SETTINGS = "All of them with their meaning:  duet settings"
-PATHS = """A relative path in a settings file is looked for beside that file (a preset's: in the folder of the project), then in the
-working directory. Behind --set, and in any other option, it counts from the working directory."""
+PATHS = """A relative path in a settings file is looked for in that file's folder (for a preset: in the repository), then in the
+working directory. A path given with --set, or with any other option, counts from the working directory."""
 
 
 class ModelSettings(Section):

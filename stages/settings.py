@@ -38,7 +38,7 @@ def plain(value: Any) -> Any:
 
 
 class Given(str):
-    """A string that stood behind `--set`: a path in it counts from the working directory."""
+    """A string that was given with `--set`: a path in it counts from the working directory."""
 
 
 # Path() makes a PosixPath or a WindowsPath, and until Python 3.12 only these can be derived from.

@@ -60,7 +60,7 @@ def load_records(path: Path, kind: type[Record], example: str, setting: str) -> 
     example, setting: shown to the user where the file is missing. Raises DataError, see `load_questions`.
     """
     needed = f"JSONL was needed, one {example} per line, or a JSON array of such objects."
-    where_named = f"Name it in the settings:  --set {setting}; behind --set, paths count from the working directory"
+    where_named = f"Name it in the settings:  --set {setting}; paths given with --set count from the working directory"
     questions: list[Record] = []
     seen: dict[str, str] = {}
     for where, record in read_records(path, FileKind("question file", needed, where_named)):

@@ -20,7 +20,7 @@ ANSWER_FIELDS = {"answer", "answers", "response", "completion", "output", "targe
 KIND = FileKind(
     "query file",
     'JSONL was needed, one {"query": "…"} per line, or a JSON array of such objects.',
-    "Name it in the settings:  --set data.forget=… or data.retain=…; behind --set, paths count from the working directory",
+    "Name it in the settings:  --set data.forget=… or data.retain=…; paths given with --set count from the working directory",
 )
 
 

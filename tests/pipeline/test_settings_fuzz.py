@@ -16,9 +16,10 @@ import pytest
 from click.testing import Result
 from workspace import Workspace, make_workspace, write_lines
 
-from pipeline import audit, audit_parts, evaluation_file, hearing, models
+from pipeline import evaluation_file, hearing, models
+from pipeline.relearning import diets, relearn
 from pipeline.settings import Settings, load_settings
-from stages.errors import SettingsError
+from stages.errors import DuetError, SettingsError
 from stages.toml_text import toml_text
 
 # As they stand in a TOML file. Behind --set the same text is given; there what is no TOML is a bare word.
@@ -82,7 +83,6 @@ SETTINGS = [
 CASES = [(setting, value) for setting in SETTINGS for value in VALUES]
 SEED = 7
 SAMPLE, SLOW_SAMPLE = 24, 150
-LESS = ("--without", "quantisation", "--without", "lens", "--without", "weight-change")
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ unrelated = "{folder}/taught.jsonl"
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Evaluate in this process: starting one for each case would take hours."""
-    for module in (audit, audit_parts, evaluation_file, hearing, models):
+    for module in (evaluation_file, hearing, models):
         monkeypatch.setattr(module, "in_own_process", lambda function, *arguments: function(*arguments))
 
 
@@ -178,14 +178,27 @@ def commands(workspace: Workspace, setting: str, out: Path) -> Iterator[tuple[ob
     if section == "evaluation" or key in ("template", "dtype"):
         validation = ("--validation",) if key == "validation" else ()
         yield ("evaluate", *config, *validation, "--model", workspace.model, "--out", out / "evaluation.json")
-    if section == "relearning":
-        yield ("audit", *config, *LESS, "--model", workspace.model, "--out", out / "audit.json")
+
+
+def relearns(workspace: Workspace, given: str) -> bool:
+    """What an audit does under [relearning], and nothing else of it; whether it was done or refused."""
+    settings = load_settings(str(workspace.settings), (given,))
+    try:
+        for diet in diets(settings, "forget"):
+            found = relearn(settings, workspace.model, "student", diet, "forget")
+            assert found.scores["step"].unique().sort().to_list() == list(settings.relearning.steps)
+    except DuetError as error:
+        assert error.found
+        return False
+    return True
 
 
 def run_all(workspace: Workspace, cases: list[tuple[str, str]], out: Path) -> int:
     """Run what loads among the cases; returns how many commands ended well."""
     well = 0
     for setting, value in cases:
+        if setting.startswith("relearning."):
+            well += relearns(workspace, f"{setting}={VALUES[value]}")
         for command in commands(workspace, setting, out):
             result = workspace.duet(*command, "--set", f"{setting}={VALUES[value]}")
             assert_refused_or_run(result, (setting, value, command[0]))
