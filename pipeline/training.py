@@ -49,7 +49,7 @@ def carry_out(training: Training) -> None:
         return
     from stages.student.metrics import refuse_missing_monitors
 
-    refuse_missing_monitors(settings.monitors)
+    refuse_missing_monitors(settings.monitors, settings.section)
     processes = process_count(settings.processes)
     settings.micro_batch(processes)
     if processes == 1 or is_launched():
