@@ -12,6 +12,7 @@ import click
 from pipeline import __version__
 from pipeline.console import quieten_libraries
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
@@ -65,7 +66,7 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
         )
     questions = {split: [each for path in paths for each in load_taught(path)] for split, paths in files.items()}
     tokenizer = load_tokenizer(base)
-    prompter = Prompter(tokenizer, settings.model.template)
+    prompter = prompter_for(settings, base)
 
     def lesson() -> "Finetuning":
         from stages.student.finetuning import Finetuning

@@ -8,6 +8,7 @@ import polars as pl
 from pipeline.console import progress, quieten_libraries
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.questions import everything_asked
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError
@@ -15,7 +16,6 @@ from stages.files import write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
 from stages.language_model.prefix import load_prefix
-from stages.language_model.prompts import Prompter
 
 
 @click.command()
@@ -49,7 +49,7 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
 
     items = everything_asked(settings.with_evaluation(attacks=()))
     tokenizer = load_tokenizer(model)
-    prompter = Prompter(tokenizer, settings.model.template)
+    prompter = prompter_for(settings, model)
     loaded = {path.stem: load_prefix(path) for path in candidates}
     lengths = {name: longest_prompt(prompter, items, prefix) for name, prefix in loaded.items()}
     longest = max(lengths, key=lambda name: lengths[name])

@@ -14,11 +14,11 @@ import polars as pl
 
 from pipeline.console import progress, quieten_libraries
 from pipeline.finetune import examples_of
+from pipeline.prompting import prompter_for
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, load_questions
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer
-from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -76,7 +76,7 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
 
     asked, own = settings.evaluation, settings.relearning
     tokenizer = load_tokenizer(model)
-    prompter, ends = Prompter(tokenizer, settings.model.template), end_of_turn_ids(model, tokenizer)
+    prompter, ends = prompter_for(settings, model), end_of_turn_ids(model, tokenizer)
     _, held_out = halves(load_questions(asked.questions[file]))
     items = plan({HALF.format(file): held_out}, (), {})
     lesson = Finetuning(examples_of(prompter, ends, diets(settings, file)[diet], "forget"), own)

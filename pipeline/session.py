@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline.console import progress
+from pipeline.prompting import prompter_for
 from pipeline.questions import choice_tasks, everything_asked, question_files, unseen_files
 from pipeline.settings import Settings
 from stages.errors import SettingsError
@@ -19,7 +20,6 @@ from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine, EngineOptions, start_engine
 from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer
 from stages.language_model.prefix import Prefix, load_prefix
-from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -37,7 +37,7 @@ class Session:
         from stages.evaluation.membership import longest_membership
 
         self._asked = settings.evaluation
-        self._prompter = Prompter(load_tokenizer(model), settings.model.template)
+        self._prompter = prompter_for(settings, model)
         self._files, self._items = question_files(settings), everything_asked(settings)
         self._unseen = unseen_files(settings)
         self._prefixes: dict[ModelRole, Prefix | None] = {
