@@ -3,7 +3,6 @@
 Each part is written down as soon as it is measured, so that a killed audit goes on where it was; the file appears last.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from pipeline.settings import Settings, load_settings
 from stages.errors import DuetError
 from stages.evaluation.attacks import AttackName
 from stages.evaluation.questions import load_questions
-from stages.files import write_json
+from stages.files import read_json, write_json
 from stages.logit_cache.fingerprint import sha256_json
 
 SAMPLES = 32
@@ -111,7 +110,7 @@ class Desk:
         """The part as it was measured before, or measured now and written down. Remembers the seconds it took."""
         path = self.folder / f"{name}.json"
         if path.is_file():
-            record = json.loads(path.read_bytes())
+            record = read_json(path, "A part of an audit was needed.", "Delete it: that part is measured again.")
             if record["inputs"] == self._inputs:
                 say(f"{name}: measured before, taken from {path}.")
                 self.seconds[name] = record["seconds"]

@@ -27,6 +27,9 @@ from stages.logit_cache.rows import Split
 if TYPE_CHECKING:
     from stages.student.finetuning import Example, Finetuning
 
+# Settings that say where something lies.
+NAMES = {"model", "forget", "retain"}
+
 
 @click.command()
 @settings_options
@@ -71,9 +74,9 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
     def lesson() -> "Finetuning":
         from stages.student.finetuning import Finetuning
 
-        ends = end_of_turn_ids(base, tokenizer)
+        own, ends = settings.finetune, end_of_turn_ids(base, tokenizer)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
-        return Finetuning(examples, settings.finetune, group_by_length=settings.finetune.group_by_length)
+        return Finetuning(examples, own, validation_share=own.validation_share, group_by_length=own.group_by_length)
 
     identity = {
         "base_sha256": hash_weights(base),
@@ -86,9 +89,9 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
                 },
             }
         ),
-        # Which files, by their contents; and under which names, is no matter.
+        # Which files and which model, by their contents; and under which names, is no matter.
         "finetune_sha256": sha256_json(
-            {key: value for key, value in settings.finetune.determining().items() if key not in ("forget", "retain")}
+            {key: value for key, value in settings.finetune.determining().items() if key not in NAMES}
         ),
     }
     return Training(

@@ -8,7 +8,7 @@ from conftest import ROOT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.errors import DataError, ModelError
+from stages.errors import ModelError
 from stages.language_model.folder import hash_tokenizer, load_tokenizer
 from stages.language_model.prefix import Prefix, Turn, load_prefix
 from stages.language_model.prompts import Prompter, Template
@@ -183,42 +183,6 @@ def test_the_hash_of_a_prefix_follows_its_words_and_the_order_of_its_turns() -> 
 
     assert len({prefix.sha256() for prefix in prefixes}) == 4
     assert prefixes[0].sha256() == Prefix(system="x", turns=(one, other)).sha256()
-
-
-@pytest.mark.parametrize(
-    ("content", "fault"),
-    [
-        ("{", "is not JSON: "),
-        ("Forget all capitals.", "is not JSON: "),
-        (b'{"system": "\xff"}', "is not JSON: "),
-        ('{"turns": []}', "is malformed at system: Field required."),
-        ('{"system": ""}', "is malformed at system: String should have at least 1 character."),
-        ('{"system": "x", "examples": []}', "is malformed at examples: Extra inputs are not permitted."),
-        ('{"system": "x", "turns": [{"user": "y"}]}', "is malformed at turns.0.assistant: Field required."),
-        (
-            '{"system": "x", "turns": [{"user": "y", "assistant": "z", "answer": "a"}]}',
-            "is malformed at turns.0.answer: Extra inputs are not permitted.",
-        ),
-        ("[]", "is malformed at top level: "),
-    ],
-)
-def test_a_malformed_prefix_file_names_the_place(tmp_path: Path, content: str | bytes, fault: str) -> None:
-    path = tmp_path / "prefix.json"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-    with pytest.raises(DataError) as caught:
-        load_prefix(path)
-    assert caught.value.found.startswith(f"The prefix file {path} {fault}")
-
-
-def test_a_missing_prefix_file_is_named_with_the_form_that_it_needs(tmp_path: Path) -> None:
-    path = tmp_path / "nothing.json"
-
-    with pytest.raises(DataError) as caught:
-        load_prefix(path)
-    assert caught.value.found == f"The prefix file {path} cannot be read (No such file or directory)."
-    assert '"system"' in caught.value.needed
-    assert "--set data.prefix=" in caught.value.next_step
 
 
 def sentence_tokenizer(special: str) -> PreTrainedTokenizerBase:
