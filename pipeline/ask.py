@@ -33,12 +33,15 @@ def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: s
     told = load_prefix(prefix) if prefix else None
     stop = tuple(end_of_turn_ids(folder, tokenizer))
     limit = context_length(folder)
-    options = EngineOptions(model=folder, dtype="float32", context_length=limit, stop_ids=stop)
+    prompts = [prompter.ids(question, told) for question in questions]
+    longest = max(map(len, prompts), default=0) + max_tokens
+    # A model without a limit is asked for what the questions need.
+    options = EngineOptions(model=folder, dtype="float32", context_length=limit or longest, stop_ids=stop)
     engine = start_engine("transformers", options)
 
     def answer(question: str) -> None:
         prompt = prompter.ids(question, told)
-        if (needed := len(prompt) + max_tokens) > limit:
+        if limit is not None and (needed := len(prompt) + max_tokens) > limit:
             raise DataError(
                 f"Prompt and answer take {needed} tokens, {model} holds {limit}.",
                 "Nothing is truncated, so the question was not asked.",

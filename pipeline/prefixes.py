@@ -54,7 +54,8 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
     lengths = {name: longest_prompt(prompter, items, prefix) for name, prefix in loaded.items()}
     longest = max(lengths, key=lambda name: lengths[name])
     needed = lengths[longest] + settings.evaluation.max_tokens
-    if needed > (limit := context_length(model)):
+    limit = context_length(model)
+    if limit is not None and needed > limit:
         raise DataError(
             f"Behind the prefix {longest}, the longest prompt and answer take {needed} tokens, {model} holds {limit}.",
             "Nothing is truncated, because half a prefix is another prefix; nothing was asked.",

@@ -169,9 +169,10 @@ def start_for(settings: Settings, model: Path, needed: int) -> Engine:
 
     Raises SettingsError if the model does not hold them: nothing is truncated.
     """
-    if needed > context_length(model):
+    limit = context_length(model)
+    if limit is not None and needed > limit:
         raise SettingsError(
-            f"The longest prompt and answer take {needed} tokens, {model} holds {context_length(model)}.",
+            f"The longest prompt and answer take {needed} tokens, {model} holds {limit}.",
             "Nothing is truncated, so nothing was asked.",
             "Shorten the prefix or set evaluation.max_tokens lower.",
         )

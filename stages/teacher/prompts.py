@@ -49,11 +49,14 @@ def build_prompts(
     ]
 
 
-def context_needed(prompts: Sequence[Prompt], *, positions: int, limit: int) -> int:
-    """Tokens of the longest prompt with its continuation. Raises DataError if the model cannot hold them."""
+def context_needed(prompts: Sequence[Prompt], *, positions: int, limit: int | None) -> int:
+    """Tokens of the longest prompt with its continuation. Raises DataError if the model cannot hold them.
+
+    limit: most tokens that it holds; None: it has no limit.
+    """
     longest = max(prompts, key=lambda prompt: len(prompt.teacher_ids))
     needed = len(longest.teacher_ids) + positions
-    if needed > limit:
+    if limit is not None and needed > limit:
         raise DataError(
             f"Prefix, query and {positions} positions take {needed} tokens, the model holds {limit}.",
             f"Nothing is truncated, because half a prefix is another prefix. The longest query is: {longest.query[:80]!r}",

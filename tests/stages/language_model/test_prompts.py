@@ -8,7 +8,7 @@ from conftest import ROOT
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.errors import ModelError
+from stages.errors import DataError, ModelError
 from stages.language_model.folder import hash_tokenizer, load_tokenizer
 from stages.language_model.prefix import Prefix, Turn, load_prefix
 from stages.language_model.prompts import Prompter, Template
