@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import EngineError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 # model_type of config.json, and why padding on the left, masked out, changes none of a row's logits.
 # Left out on purpose: layers with a state (Mamba, gated delta nets, short convolutions). The kernels that run on a GPU take
@@ -70,21 +70,36 @@ def _parameters(kind: type) -> frozenset[str]:
     return frozenset(inspect.signature(kind.forward).parameters)  # type: ignore[attr-defined]
 
 
-def refuse_varying_rotary(config: Mapping[str, Any], context_length: int) -> None:
+def refuse_varying_rotary(config: "PretrainedConfig", context_length: int) -> None:
     """Raise EngineError if a row's logits would depend on how long other rows are.
 
-    config: the language part of config.json. context_length: most tokens of one row.
+    config: of the language part. context_length: most tokens of one row.
     """
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    kind = scaling.get("rope_type") or scaling.get("type")
-    if kind not in VARYING_ROTARY:
-        return
-    made_for = scaling.get("original_max_position_embeddings") or config.get("original_max_position_embeddings")
-    limit = made_for or config.get("max_position_embeddings")
-    if isinstance(limit, int) and context_length > limit:
+    rotary = getattr(config, "rope_parameters", None) or {}
+    # Some models have one kind for each type of layer.
+    for each in (rotary, *(value for value in rotary.values() if isinstance(value, dict))):
+        if each.get("rope_type") not in VARYING_ROTARY:
+            continue
+        made_for = each.get("original_max_position_embeddings") or config.max_position_embeddings
+        if context_length > made_for:
+            raise EngineError(
+                f"The longest prompt and answer take {context_length} tokens, and beyond {made_for} this model scales its "
+                f"positions by the longest row that is read ({each['rope_type']}).",
+                "A row's logits would depend on the rows beside it, so nothing was asked.",
+                f"Shorten the prefix, or leave out what takes more than {made_for} tokens.",
+            )
+
+
+def refuse_on_vllm(config: "PretrainedConfig", context_length: int) -> None:
+    """Raise EngineError if vLLM computes other logits than transformers, the reference, and says nothing of it.
+
+    config: of the language part. context_length: most tokens of one row.
+    """
+    window = getattr(config, "sliding_window", None)
+    if config.model_type == "cohere2" and window and context_length > window:
         raise EngineError(
-            f"The longest prompt and answer take {context_length} tokens, and beyond {limit} this model's positions are scaled "
-            f"by the longest row that is read ({kind}).",
-            "A row's logits would depend on the rows beside it, so no weights were loaded.",
-            f"Shorten the prefix, or leave out what is longer than {limit} tokens.",
+            f"vLLM reads Cohere 2 with a window of {window + 1} tokens, transformers with {window}, and the longest prompt "
+            f"and answer take {context_length}.",
+            "The teacher's logits would not be those of the student's network, so no weights were loaded.",
+            "Use the reference engine:  --set model.engine=transformers",
         )

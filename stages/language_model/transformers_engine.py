@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from stages.language_model.architectures import own_network, refuse_varying_rotary
 from stages.language_model.engine import (
     TIE_MARGIN,
     Continuation,
@@ -32,6 +33,7 @@ class TransformersEngine:
     """An `Engine` on transformers, on the GPU if there is one.
 
     network: a model that is in memory already, instead of the one in the options' folder; it is put into evaluation mode.
+    Raises ModelError if the model cannot be loaded, EngineError if its rows would depend on each other.
     """
 
     name = "transformers"
@@ -44,6 +46,7 @@ class TransformersEngine:
         self._stop_ids = np.array(options.stop_ids)
         self.batch_rows = options.batch_rows
         loaded = load_network(options.model, options.dtype) if network is None else network
+        refuse_varying_rotary(own_network(loaded).config.get_text_config(), options.context_length)
         self._model = loaded.to(self._device).eval()
         self._reader = Reader(self._model, int(self._stop_ids[0]) if len(self._stop_ids) else 0)
 
