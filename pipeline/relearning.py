@@ -93,7 +93,7 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
     def ask(step: int) -> None:
         engine = TransformersEngine(options, trainer.module)
         said = interview(engine, prompter, items, role=role, prefix=None, max_tokens=asked.max_tokens)
-        trainer.module.train()
+        trainer.engine.prepare_to_train()
         # What training changes is read as an attack is: against the same questions before it.
         answers.append(said.with_columns(attack=pl.lit(str(step) if step else None, pl.String)))
 
