@@ -18,7 +18,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, TaughtQuestion, load_taught
-from stages.language_model.folder import end_of_turn_ids, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
@@ -74,7 +74,7 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
     def lesson() -> "Finetuning":
         from stages.student.finetuning import Finetuning
 
-        own, ends = settings.finetune, end_of_turn_ids(base, tokenizer)
+        own, ends = settings.finetune, prompter.stop_ids(base)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
         return Finetuning(examples, own, validation_share=own.validation_share, group_by_length=own.group_by_length)
 

@@ -15,7 +15,7 @@ from pipeline.run_folder import FINISHED
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.attacks import Ask
-from stages.language_model.folder import end_of_turn_ids, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.language_model.folder import hash_tokenizer, hash_weights, resolve_model
 from stages.language_model.prefix import load_prefix
 from stages.logit_cache.fingerprint import sha256_json
 
@@ -55,14 +55,14 @@ class Models:
 
 def base_inputs(settings: Settings, base: Path) -> str:
     """Hash of all that determines the answers of base and teacher."""
-    tokenizer, prompter = load_tokenizer(base), prompter_for(settings, base)
+    prompter = prompter_for(settings, base)
     items = TypeAdapter(list[Ask]).dump_python([item.ask for item in everything_asked(settings)], mode="json")
     return sha256_json(
         {
             "weights": hash_weights(base),
-            "tokenizer": hash_tokenizer(tokenizer),
+            "tokenizer": hash_tokenizer(prompter.tokenizer),
             "template": [prompter.template_sha256(), prompter.plain.template_sha256(), prompter.thinks],
-            "stop_ids": end_of_turn_ids(base, tokenizer),
+            "stop_ids": prompter.stop_ids(base),
             "prefix": load_prefix(settings.data.prefix).sha256(),
             "items": items,
             "choices": _contents(choice_files(settings)),
@@ -94,7 +94,7 @@ def _asked_inputs(settings: Settings, model: Path) -> str:
             "weights": hash_weights(model),
             "tokenizer": hash_tokenizer(prompter.tokenizer),
             "template": [prompter.template_sha256(), prompter.plain.template_sha256(), prompter.thinks],
-            "stop_ids": end_of_turn_ids(model, prompter.tokenizer),
+            "stop_ids": prompter.stop_ids(model),
         }
     )
 

@@ -2,18 +2,22 @@
 
 from pathlib import Path
 
-from pipeline.settings import Settings
+from pipeline.settings import ModelSettings, Settings
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prompts import Prompter
 
 
 def prompter_for(settings: Settings, model: Path) -> Prompter:
     """Prompts as the settings want them, through the template of this model. Raises ModelError if it cannot be used."""
-    own = settings.model
+    return prompter_of(settings.model, model)
+
+
+def prompter_of(how: ModelSettings, model: Path) -> Prompter:
+    """The same, from the section [model] alone."""
     return Prompter(
         load_tokenizer(model),
-        own.template,
-        variables=own.template_variables,
-        today=own.template_date,
-        thinking=own.thinking,
+        how.template,
+        variables=how.template_variables,
+        today=how.template_date,
+        thinking=how.thinking,
     )

@@ -18,7 +18,6 @@ from pipeline.prompting import prompter_for
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, load_questions
-from stages.language_model.folder import end_of_turn_ids, load_tokenizer
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -75,8 +74,8 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
     from stages.student.training import StudentTrainer
 
     asked, own = settings.evaluation, settings.relearning
-    tokenizer = load_tokenizer(model)
-    prompter, ends = prompter_for(settings, model), end_of_turn_ids(model, tokenizer)
+    prompter = prompter_for(settings, model)
+    ends = prompter.stop_ids(model)
     _, held_out = halves(load_questions(asked.questions[file]))
     items = plan({HALF.format(file): held_out}, (), {})
     lesson = Finetuning(examples_of(prompter, ends, diets(settings, file)[diet], "forget"), own)

@@ -20,7 +20,6 @@ from stages.files import write_json
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import (
     context_length,
-    end_of_turn_ids,
     hash_tokenizer,
     hash_weights,
     load_tokenizer,
@@ -134,7 +133,7 @@ def prepare(settings: Settings) -> Prepared:
         )
     tokenizer = load_tokenizer(folder)
     prompter = prompter_for(settings, folder)
-    stop_ids = tuple(end_of_turn_ids(folder, tokenizer))
+    stop_ids = prompter.stop_ids(folder)
     prompts = build_prompts(queries, prefix, prompter, prefix_on_retain=settings.teacher.prefix_on_retain)
     positions = settings.teacher.positions
     fingerprint = Fingerprint(

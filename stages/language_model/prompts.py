@@ -7,11 +7,12 @@ puts around a text by itself is known here: before plain text it stands, and not
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stages.errors import DataError, ModelError
 from stages.language_model.engine import shared_length
-from stages.language_model.folder import PLAIN_TEMPLATE
+from stages.language_model.folder import PLAIN_TEMPLATE, end_of_turn_ids
 from stages.language_model.prefix import Prefix, Turn
 from stages.language_model.template import TEMPLATE_DATE, ChatTemplate, Message, Variable, split_thinking
 from stages.logit_cache.fingerprint import sha256_json
@@ -95,6 +96,21 @@ class Prompter:
                 "Use a tokenizer that only adds tokens before and after a text.",
             )
         return whole[:place]
+
+    def stop_ids(self, model: Path) -> tuple[int, ...]:
+        """Ids that end an answer, rising: those that the model's folder names, and the one that its template writes there.
+
+        A template may end its turns with another token than the tokenizer ends texts with. A model that may think writes
+        that one after its thoughts as well.
+        """
+        ends = set(end_of_turn_ids(model, self.tokenizer))
+        if self._chat is not None and not self.thinks:
+            whole = self._chat.answered([Message("user", PROBE_QUERY)], PROBE_ANSWER)
+            after = whole[whole.rfind(PROBE_ANSWER) + len(PROBE_ANSWER) :].strip()
+            written = [token for token in self._control_tokens if after.startswith(token)]
+            if written:
+                ends.add(int(self.tokenizer.convert_tokens_to_ids(max(written, key=len))))
+        return tuple(sorted(ends))
 
     def template_sha256(self) -> str:
         """Hash of what the template renders, as token ids: of a query alone, and behind prefixes.

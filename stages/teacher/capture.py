@@ -98,7 +98,7 @@ def _probe_batch(
             raise _not_finite(prompt)
         for place, (ids_K, logits_K) in enumerate(zip(said.topk_ids, said.topk_logits, strict=True)):
             alone_V = engine.whole_vocabulary([*prompt.teacher_ids, *said.token_ids[:place].tolist()])
-            difference = np.abs(alone_V[ids_K] - logits_K).mean() / np.abs(alone_V).max()
+            difference = np.abs(alone_V[ids_K] - logits_K).mean() / (np.abs(alone_V).max() or 1.0)
             if not difference <= AGREEMENT[fingerprint.dtype]:
                 raise EngineError(
                     f"{engine.name} {engine.version} gives other logits in a batch than alone for example "
