@@ -31,9 +31,11 @@ THINKING_MARKS = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel>thought", "<channel|>"),
     ("◁think▷", "◁/think▷"),
+    ("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]"),
 )
-# gpt-oss thinks in one channel and answers in another, and its template cannot leave the first out.
+# gpt-oss thinks in one channel and answers in another.
 ANSWER_CHANNEL = "<|channel|>final<|message|>"
 # One prompt renders in milliseconds; a template that takes longer has no end.
 RENDER_SECONDS = 5.0
@@ -75,10 +77,12 @@ class ChatTemplate:
         self._name = str(tokenizer.name_or_path)
         self._source = re.sub(r"\{#.*?#\}", "", self._read(), flags=re.DOTALL)
         self._variables = dict(variables or {})
+        self._opening = ""
         self.thinks = self._decide_thinking(thinking)
         self._takes_parts = False
         self._find_content_form()
         self.has_system_turn = self._shows(Message("system", PROBE_SYSTEM), Message("user", PROBE_QUERY))
+        self._opening = self._find_opening()
 
     def prompt(self, messages: Sequence[Message], *, may_think: bool = False) -> str:
         """The conversation, up to where the answer begins.
@@ -125,7 +129,8 @@ class ChatTemplate:
 
     def _decide_thinking(self, wanted: bool | None) -> bool:
         """Whether the model may think; sets the template's own switch if it has one. Checks all variables' names."""
-        switches = [name for name in THINKING_SWITCHES if self._mentions(name)]
+        used = self._names_used()
+        switches = [name for name in THINKING_SWITCHES if name in used]
         given = next((self._variables[name] for name in THINKING_SWITCHES if name in self._variables), None)
         if wanted is not None and given is not None and bool(given) != wanted:
             raise ModelError(
@@ -136,7 +141,7 @@ class ChatTemplate:
         thinks = bool(given) if wanted is None else wanted
         for name in self._variables:
             # A model without a switch may still be asked not to think: then there is nothing to switch off.
-            if not self._mentions(name) and not (name in THINKING_SWITCHES and not self._variables[name]):
+            if name not in used and not (name in THINKING_SWITCHES and not self._variables[name]):
                 raise ModelError(
                     f"The chat template of {self._name} uses no variable {name!r}.",
                     "It was given under model.template_variables and would change nothing, so nothing was run.",
@@ -147,8 +152,18 @@ class ChatTemplate:
             self._variables.setdefault(name, thinks)
         return thinks
 
-    def _mentions(self, name: str) -> bool:
-        return re.search(rf"\b{re.escape(name)}\b", self._source) is not None
+    def _names_used(self) -> set[str]:
+        """Variables that the template reads and does not set by itself."""
+        from jinja2 import TemplateError, meta
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
+        # transformers' own tag around what a model has said.
+        plain = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", self._source)
+        try:
+            return set(meta.find_undeclared_variables(environment.parse(plain)))
+        except (TemplateError, *PROGRAM_FAULTS) as error:
+            raise self._unusable(error) from error
 
     def _find_content_form(self) -> None:
         """Content as text, or as a list of parts: the first that the template shows."""
@@ -166,6 +181,16 @@ class ChatTemplate:
                 "Use a template that shows it, or:  --set model.template=plain",
             )
 
+    def _find_opening(self) -> str:
+        """What the template by itself writes between a prompt and an answer, but for spaces: an empty thought, a channel."""
+        asked = [Message("user", PROBE_QUERY)]
+        try:
+            prompt, whole = self._conversation(asked), self._conversation([*asked, Message("assistant", PROBE_ANSWER)])
+        except ModelError:  # a template that takes no answers: prompts need none
+            return ""
+        opening = whole.removeprefix(prompt).partition(PROBE_ANSWER)[0] if whole.startswith(prompt) else ""
+        return opening if opening.strip() and PROBE_ANSWER in whole else ""
+
     def _shows(self, *messages: Message) -> bool:
         """Whether the template takes these messages and writes each as it is."""
         try:
@@ -179,7 +204,9 @@ class ChatTemplate:
         return not as_data and all(message.content in text for message in messages)
 
     def _behind_thinking(self, text: str, last: Message) -> str:
-        """The prompt with the thinking closed, where the template leaves that to the model."""
+        """The prompt with the answer opened as the template opens it, or the thinking closed if it leaves that to the model."""
+        if self._opening:
+            return text + self._opening
         if "<|channel|>" in self._source and "<|message|>" in self._source:
             return text if text.endswith(ANSWER_CHANNEL) else text + ANSWER_CHANNEL
         opened = text[text.rfind(last.content.strip()) + len(last.content.strip()) :]

@@ -50,6 +50,23 @@ GPT_OSS = (
     "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
+# No generation prompt of its own to switch, and the answer stands behind a token that it writes itself.
+COMMAND_R = (
+    "{% if tools %}You may write <|START_THINKING|> and <|END_THINKING|>.{% endif %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %}<|BOT|><|START_RESPONSE|>{{ m.content }}<|END_RESPONSE|>"
+    "{% else %}<|{{ m.role }}|>{{ m.content }}{% endif %}{% endfor %}<|BOT|>"
+)
+# A name within, and no switch: what decides is a word in the conversation.
+NEMOTRON = (
+    "{%- set ns = namespace(enable_thinking=true) -%}{%- for m in messages -%}{%- if '/no_think' in m.content -%}"
+    "{%- set ns.enable_thinking = false -%}{%- endif -%}{%- endfor -%}"
+    "{% for m in messages %}<{{ m.role }}>{{ m.content.replace('/no_think', '') }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% if ns.enable_thinking %}<think>\n\n{% else %}<think></think>{% endif %}{% endif %}"
+)
+GEMMA_4 = (
+    "{% for m in messages %}<|turn>{{ m.role }}\n{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}"
+    "<|turn>model\n{% if not enable_thinking | default(false) %}<|channel>thought\n<channel|>{% endif %}{% endif %}"
+)
 GEMMA_2 = (
     "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
@@ -134,8 +151,22 @@ def test_a_template_that_draws_at_random_is_refused(tokenizer: PreTrainedTokeniz
         (DEEPSEEK_31, f"{QUERY}<assistant></think>"),
         (GPT_OSS, f"{QUERY}<|end|><|start|>assistant<|channel|>final<|message|>"),
         (LLAMA_3, f"{QUERY}<|assistant|>"),
+        (COMMAND_R, f"{QUERY}<|BOT|><|START_RESPONSE|>"),
+        (NEMOTRON, f"{QUERY}<assistant><think>\n\n</think>\n\n"),
+        (GEMMA_4, f"{QUERY}<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"),
     ],
-    ids=["switch", "model opens", "template opens", "switch in the system turn", "template closes", "channels", "none"],
+    ids=[
+        "switch",
+        "model opens",
+        "template opens",
+        "switch in the system turn",
+        "template closes",
+        "channels",
+        "none",
+        "answer opened",
+        "no switch of that name",
+        "channel closed",
+    ],
 )
 @pytest.mark.parametrize("prefix", [None, FORGET], ids=["alone", "behind a prefix"])
 def test_the_first_token_after_a_prompt_is_the_answers(
@@ -194,6 +225,7 @@ def test_the_templates_own_switch_turns_thinking_on_as_well(tokenizer: PreTraine
         ),
         ("<|channel|>analysis<|message|>Paris", False, "<|channel|>analysis<|message|>Paris", ""),
         ("[THINK]Paris?[/THINK]Rome", False, "Paris?", "Rome"),
+        ("<|channel>thought\nParis?<channel|>Rome", False, "\nParis?", "Rome"),
     ],
 )
 def test_an_answer_stands_behind_the_thinking(text: str, inside: bool, thought: str, answer: str) -> None:
@@ -317,6 +349,13 @@ def test_a_template_that_fails_over_one_query_alone_says_so(tokenizer: PreTraine
 
     with pytest.raises(ModelError, match=r"fails: No sky\."):
         prompter.text(QUERY)
+
+
+def test_a_query_that_the_template_takes_for_a_command_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = NEMOTRON
+
+    with pytest.raises(DataError, match="drops or changes a part of a user turn"):
+        Prompter(tokenizer, "chat").text("What does /no_think mean?")
 
 
 def test_a_default_among_named_templates_is_used(tokenizer: PreTrainedTokenizerBase) -> None:
