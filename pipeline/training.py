@@ -50,7 +50,7 @@ def carry_out(training: Training) -> None:
     from stages.student.export import check_export
     from stages.student.metrics import refuse_missing_monitors
 
-    refuse_missing_monitors(settings.monitors)
+    refuse_missing_monitors(settings.monitors, settings.section)
     processes = process_count(settings.processes)
     settings.micro_batch(processes)
     # All processes of a launcher come here, and so fail together.

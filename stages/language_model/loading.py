@@ -7,6 +7,7 @@ A folder that it cannot build, or would fill up with random numbers, is refused 
 import math
 import re
 import tempfile
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -81,7 +82,7 @@ def load_config(folder: Path) -> "PreTrainedConfig":
     from transformers import AutoConfig, PreTrainedConfig
 
     try:
-        with _readable(path, raw) as source:
+        with _quiet(), _readable(path, raw) as source:
             config: PreTrainedConfig = AutoConfig.from_pretrained(
                 source,
                 trust_remote_code=False,
@@ -162,7 +163,7 @@ def empty_network(
         if WIDTH.match(name) and isinstance(value, int) and value > numbers:
             raise _unbuildable(folder, f"its {name} is {str(value)[:20]}, and its files hold {numbers:,} numbers")
     try:
-        with _bounded(len(heads)), torch.device("meta"):
+        with _quiet(), _bounded(len(heads)), torch.device("meta"):
             network: PreTrainedModel = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except (*BROKEN, StrictDataclassError) as error:
         raise _unbuildable(folder, in_one_line(error)) from error
@@ -206,28 +207,21 @@ def load_network(folder: Path, dtype: str) -> "PreTrainedModel":
 def _matched(folder: Path, network: "PreTrainedModel", heads: Mapping[str, TensorHead]) -> dict[str, Any]:
     """What transformers says when it loads tensors of these shapes and no content: keys missing, mismatched, unexpected."""
     import torch
-    import transformers
 
     tensors = {name: torch.empty(head.shape, dtype=network.dtype, device="meta") for name, head in heads.items()}
-    logger = transformers.utils.logging
-    before = logger.get_verbosity()
-    logger.disable_progress_bar()
-    # Its report on what is missing is a page long; it is said here in one line.
-    logger.set_verbosity(logger.CRITICAL)
     try:
-        _, info = type(network).from_pretrained(
-            None,
-            config=network.config,
-            state_dict=tensors,
-            dtype=network.dtype,
-            device_map={"": "meta"},
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
+        with _quiet():
+            _, info = type(network).from_pretrained(
+                None,
+                config=network.config,
+                state_dict=tensors,
+                dtype=network.dtype,
+                device_map={"": "meta"},
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except BROKEN as error:
         raise _incomplete(folder, _odd_one(heads) or f"cannot be put together: {in_one_line(error)}") from error
-    finally:
-        logger.set_verbosity(before)
     found: dict[str, Any] = info
     return found
 
@@ -300,6 +294,22 @@ def _odd_one(heads: Mapping[str, TensorHead]) -> str:
                 if shapes.count(head.shape) * 2 < len(shapes):
                     return f"has {prefix}{number}{suffix} in the shape {_shape(head.shape)}, unlike its neighbours"
     return ""
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what transformers and torch print of a broken model: pages, for what is said here in one line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

@@ -226,3 +226,11 @@ def test_what_loads_is_refused_by_its_command_or_runs(topic: Workspace, tmp_path
 
     assert len(cases) == SAMPLE
     assert run_all(topic, cases, tmp_path / "out") > SAMPLE // 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(3))
+def test_more_of_what_loads_is_refused_by_its_command_or_runs(topic: Workspace, tmp_path: Path, part: int) -> None:
+    cases = sampled(topic, SLOW_SAMPLE, SEED + 1)[part::3]
+
+    assert run_all(topic, cases, tmp_path / "out") > len(cases) // 3
