@@ -17,7 +17,7 @@ from pipeline.baseline import baseline_heard, baseline_rows
 from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
 from pipeline.isolation import in_own_process
-from pipeline.models import Models
+from pipeline.models import Models, refuse_other_template
 from pipeline.options import settings_options
 from pipeline.questions import left_out, left_out_tasks
 from pipeline.settings import Settings, load_settings
@@ -60,6 +60,7 @@ def audit(
     settings, not_measured = audited(load_settings(config, overrides))
     quieten_libraries()
     models = Models.named(base=settings.model.path, student=student, control=control)
+    refuse_other_template(settings, models.student)
     inputs = models.inputs(settings) | {"relearning": relearning_inputs(settings)}
     if holds_already(out, inputs | {"without": " ".join(sorted(without))}, settings):
         return

@@ -13,6 +13,7 @@ import click
 from pipeline.console import quieten_libraries, say
 from stages.errors import ModelError
 from stages.files import TEMPORARY_SUFFIX
+from stages.language_model.folder import publish
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 DEFAULT_FOLDER = Path("models/SmolLM2-135M-Instruct")
@@ -60,8 +61,12 @@ def convert(gguf: Path, folder: Path) -> None:
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
     shutil.rmtree(temporary, ignore_errors=True)
     network = AutoModelForCausalLM.from_pretrained(
-        gguf.parent, gguf_file=gguf.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+        trust_remote_code=False,
     )
     network.save_pretrained(temporary)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(temporary)
-    temporary.rename(folder)
+    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False).save_pretrained(temporary)
+    publish(temporary, folder)

@@ -12,12 +12,13 @@ import click
 from pipeline import __version__
 from pipeline.console import quieten_libraries
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, TaughtQuestion, load_taught
-from stages.language_model.folder import end_of_turn_ids, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
@@ -68,12 +69,12 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
         )
     questions = {split: [each for path in paths for each in load_taught(path)] for split, paths in files.items()}
     tokenizer = load_tokenizer(base)
-    prompter = Prompter(tokenizer, settings.model.template)
+    prompter = prompter_for(settings, base)
 
     def lesson() -> "Finetuning":
         from stages.student.finetuning import Finetuning
 
-        own, ends = settings.finetune, end_of_turn_ids(base, tokenizer)
+        own, ends = settings.finetune, prompter.stop_ids(base)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
         return Finetuning(examples, own, validation_share=own.validation_share, group_by_length=own.group_by_length)
 

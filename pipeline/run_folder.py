@@ -7,8 +7,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from stages.errors import OutputExists, TrainingError
-from stages.files import read_json, write_json
+from stages.errors import ModelError, OutputExists, TrainingError
+from stages.files import TEMPORARY_SUFFIX, read_json, write_json
 from stages.language_model.folder import hash_weights
 from stages.student.launch import is_launched
 from stages.student.settings import NOT_DETERMINING
@@ -61,15 +61,27 @@ class RunFolder:
                     "Name another folder with --out (make: RUN=…), or move that one away.",
                 )
             if name == FINISHED:
-                return self.model.is_dir() and hash_weights(self.model) == found["model_sha256"]
+                return self._holds_model(found["model_sha256"])
             return False
-        if self.path.exists() and (not self.path.is_dir() or {entry.name for entry in self.path.iterdir()} - {LOCK}):
+        if self.path.exists() and (not self.path.is_dir() or self._foreign()):
             raise OutputExists(
                 f"{self.path} already holds something that is not a run.",
                 "Nothing was written there.",
                 "Name another folder with --out (make: RUN=…), or move that one away.",
             )
         return False
+
+    def _foreign(self) -> list[str]:
+        """Names in the folder that no start of a run puts there."""
+        names = [entry.name for entry in self.path.iterdir()]
+        return [name for name in names if name != LOCK and not name.endswith(TEMPORARY_SUFFIX)]
+
+    def _holds_model(self, sha256: str) -> bool:
+        """Whether the exported model is there and whole; one that is damaged is trained anew."""
+        try:
+            return self.model.is_dir() and hash_weights(self.model) == sha256
+        except ModelError:
+            return False
 
     def differences(self, found: Mapping[str, Any]) -> list[str]:
         """One line for each thing that determines the weights and differs: `name: there → here`."""

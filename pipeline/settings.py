@@ -7,6 +7,7 @@ common, such as where a path counts from, is in stages/settings.py.
 import re
 import tomllib
 from collections.abc import Sequence
+from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,7 @@ from stages.errors import SettingsError
 from stages.evaluation.settings import EvaluationSettings
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
+from stages.language_model.template import TEMPLATE_DATE, Variable
 from stages.records import FileKind, read_text
 from stages.settings import Given, InputPath, ModelName, Places, Section, one_or_many, plain
 from stages.student.settings import FinetuneSettings, RelearningSettings, StudentSettings
@@ -47,10 +49,31 @@ class ModelSettings(Section):
     template: Template = Field(
         "chat", description="chat: the model's own chat template; plain: question and answer as text."
     )
+    template_variables: dict[str, Variable] = Field(
+        default_factory=dict,
+        description="Passed to the chat template by name: date_string, reasoning_effort or whatever else it reads.",
+    )
+    template_date: date = Field(
+        TEMPLATE_DATE,
+        description="The day that a template which writes today's date is told: the same for teacher, student and evaluation.",
+    )
+    thinking: bool | None = Field(
+        None,
+        description="Let the model think before it answers, in evaluations; supervised is always the answer itself. "
+        "Default: off, unless template_variables turn on the template's own switch (enable_thinking).",
+    )
     engine: EngineName = Field("auto", description="vllm, transformers, or auto: vllm where it is installed.")
     dtype: Dtype = Field("float32", description="Dtype of inference. On a CPU float32 is the honest one.")
     gpus: int = Field(1, ge=1, le=64, description="GPUs that vLLM spreads the teacher over; at most 64.")
     batch_rows: int = Field(64, ge=1, le=2**16, description="Prompts in flight at once; less needs less memory.")
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> "ModelSettings":
+        if self.template == "plain" and (self.template_variables or self.thinking):
+            raise ValueError(
+                "template = plain uses no template_variables and no thinking: those are for template = chat"
+            )
+        return self
 
 
 class DataSettings(Section):

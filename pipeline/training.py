@@ -47,11 +47,14 @@ def carry_out(training: Training) -> None:
     if folder.is_finished():
         say(f"{folder.path} is finished already: nothing to do.")
         return
+    from stages.student.export import check_export
     from stages.student.metrics import refuse_missing_monitors
 
     refuse_missing_monitors(settings.monitors, settings.section)
     processes = process_count(settings.processes)
     settings.micro_batch(processes)
+    # All processes of a launcher come here, and so fail together.
+    check_export(training.base, folder.path, dtype=settings.dtype)
     if processes == 1 or is_launched():
         train_and_export(training)
         return

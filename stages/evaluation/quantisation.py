@@ -6,18 +6,20 @@ questions. What is measured is the information that quantisation takes away, not
 Source: Zhang et al. 2024 (arXiv 2410.16454), who found that four bits bring back what unlearning had hidden.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from stages.errors import ModelError, OutputExists
-from stages.files import TEMPORARY_SUFFIX, sync_folder, write_json
+from stages.files import TEMPORARY_SUFFIX, write_json
 from stages.language_model.engine import Dtype
-from stages.language_model.weights import INDEX, opened, weight_files
+from stages.language_model.folder import copy_other_files, publish
+from stages.language_model.json_object import read_object
+from stages.language_model.loading import empty_network
+from stages.language_model.weights import INDEX, opened, weight_files, weight_map
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +27,6 @@ if TYPE_CHECKING:
 Weights = Literal["int8", "int4"]
 # 32 divides the width of nearly every layer of every model, and is the block of GGUF's four-bit formats.
 INT4_GROUP = 32
-COPIED = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken")
 # torchao warns of GPU kernels that this machine's torch cannot load, none of which rounds a weight, and torch of a way in
 # which torchao registers a type.
 IMPORT_WARNINGS = {"torchao": "Failed to load", "torch.utils._pytree": "<enum 'KernelPreference'>"}
@@ -60,14 +61,12 @@ def quantised_copy(model: Path, out: Path, *, weights: Weights, dtype: Dtype) ->
         total_bytes = 0
         for path in dict.fromkeys(files.values()):
             total_bytes += _write_file(path, temporary / path.name, rounded, weights, dtype)
-        if (temporary / INDEX).is_file():
-            index = json.loads((temporary / INDEX).read_text(encoding="utf-8"))
-            write_json(temporary / INDEX, {**index, "metadata": {"total_size": total_bytes}})
-        temporary.rename(out)
+        if mapping := weight_map(model):
+            write_json(temporary / INDEX, {"metadata": {"total_size": total_bytes}, "weight_map": mapping})
+        publish(temporary, out)
     finally:
         # Of a copy that failed nothing stays: it may be as large as the model.
         shutil.rmtree(temporary, ignore_errors=True)
-    sync_folder(out.parent)
     return out
 
 
@@ -130,16 +129,8 @@ def _linear_layers(model: Path) -> "dict[str, torch.nn.Linear]":
     them alone would be called quantised, and would not be.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
 
-    try:
-        config = AutoConfig.from_pretrained(model)
-        with torch.device("meta"):
-            network = AutoModelForCausalLM.from_config(config)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"transformers cannot make out what {model} is: {error}") from error
-    if getattr(config, "quantization_config", None):
-        raise ModelError(f"{model} is quantised already.", "Rounding twice measures neither, so nothing was written.")
+    network = empty_network(model)
     head = network.get_output_embeddings()
     found: dict[str, torch.nn.Linear] = {}
     for name, module in network.named_modules():
@@ -159,11 +150,10 @@ def _linear_layers(model: Path) -> "dict[str, torch.nn.Linear]":
 
 def _copy_other_files(model: Path, folder: Path, dtype: Dtype) -> None:
     """Config, tokenizer, chat template and generation settings; the config names the copy's dtype."""
-    for pattern in COPIED:
-        for path in model.glob(pattern):
-            shutil.copyfile(path, folder / path.name)
-    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config", {})):
+    copy_other_files(model, folder)
+    config = read_object(model / "config.json")
+    parts = [config, config["text_config"]] if isinstance(config.get("text_config"), dict) else [config]
+    for part in parts:
         part.pop("torch_dtype", None)
         part["dtype"] = dtype
     write_json(folder / "config.json", config)

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 
 from stages.errors import ModelError
+from stages.language_model.loading import text_config
 from stages.language_model.weights import opened, weight_files
 
 WEIGHT_CHANGE_SCHEMA = {"layer": pl.String, "norm": pl.Float64, "relative": pl.Float64}
@@ -87,13 +88,7 @@ def _own_weights(folder: Path) -> Mapping[str, Path]:
 
 def _is_tied(folder: Path) -> bool:
     """Whether the head is the embeddings, as the config or its family's default has it."""
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"transformers cannot make out what {folder} is: {error}") from error
-    return bool(config.get_text_config().tie_word_embeddings)
+    return bool(text_config(folder).tie_word_embeddings)
 
 
 def _squares(name: str, before: Any, after: Any) -> tuple[float, float]:

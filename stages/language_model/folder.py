@@ -1,60 +1,115 @@
 """A model's folder: found by path or hub name, and identified by what is in it, never by what it is called."""
 
 import json
+import os
+import shutil
+import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stages.errors import ModelError
-from stages.files import sha256_file
+from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder
+from stages.language_model.json_object import first_line, read_object
+from stages.language_model.loading import check_model, load_config, text_config
+from stages.language_model.weights import refuse_adapter, weight_files, weight_map
 from stages.logit_cache.fingerprint import sha256_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# What families call the most tokens of a text; MPT has the second.
+LENGTHS = ("max_position_embeddings", "max_seq_len")
+OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"
 
 
 def resolve_model(name: str) -> Path:
     """The local folder of a model, given as a path or as a hub name (`owner/model`), which is downloaded.
 
-    Raises ModelError if there is no such folder, or if it holds no config or no safetensors weights.
+    Raises ModelError if there is no such folder, or unless config, weights and generation settings are whole and of one
+    causal language model: every command comes through here before it loads or trains anything.
     """
     folder = Path(name)
     if not folder.is_dir():
         folder = _download(name)
     if not (folder / "config.json").is_file():
+        refuse_adapter(folder)
         raise ModelError(
             f"{folder} holds no config.json.",
             "A Hugging Face model folder was needed: config.json, tokenizer files and *.safetensors.",
             "Name one with --set model.path=…, or make the default one:  make model",
         )
-    if not list(folder.glob("*.safetensors")):
+    if not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{folder} holds no *.safetensors weights.",
             "Weights in other formats may carry code, so they are not read.",
             "Convert them once:  AutoModelForCausalLM.from_pretrained(…).save_pretrained(…)",
         )
+    check_model(folder)
+    _declared_ends(folder)
     return folder
 
 
 def hash_weights(folder: Path) -> str:
-    """SHA-256 over the config's architecture and over every safetensors file, by name."""
-    config = _read_json(folder / "config.json")
+    """SHA-256 over the config's architecture and over every file of weights that an engine loads, by name."""
+    config = read_object(folder / "config.json")
     # These vary with the library or with where the folder came from, not with the model.
     for field in ("transformers_version", "_name_or_path", "_model_name_or_path", "use_cache"):
         config.pop(field, None)
-    files = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
-    return sha256_json({"config": config, "files": files})
+    paths = sorted(set(weight_files(folder).values()))
+    files = {path.name: sha256_file(path) for path in paths}
+    mapping = weight_map(folder)
+    return sha256_json({"config": config, "files": files} | ({"index": mapping} if mapping else {}))
+
+
+def copy_other_files(source: Path, folder: Path) -> None:
+    """Copy what belongs to a model beside weights and config, byte for byte: tokenizer, templates, processor and so on."""
+    for path in sorted({path for pattern in OTHER_FILES for path in source.glob(pattern) if path.is_file()}):
+        # The copy writes its own config and index. Beside params.json, vLLM looks for weights in Mistral's own format.
+        if path.name not in {"config.json", "params.json"} and not path.name.endswith(".index.json"):
+            target = folder / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, target)
+
+
+def publish(temporary: Path, folder: Path) -> None:
+    """Let a folder that is finished appear under its name, whole, in place of an earlier one.
+
+    safetensors writes its files for their owner alone; all get the mode that new files have, so that others can serve it.
+    """
+    probe = temporary / TEMPORARY_SUFFIX
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in (each for each in temporary.rglob("*") if each.is_file()):
+        path.chmod(mode)
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    sync_folder(folder.parent)
 
 
 def load_tokenizer(folder: Path) -> "PreTrainedTokenizerBase":
-    """The folder's tokenizer. Raises ModelError if it has none."""
+    """The folder's tokenizer. Raises ModelError if it has none, or one with ids that its model has no embedding for."""
     from transformers import AutoTokenizer
 
+    config = load_config(folder) if (folder / "config.json").is_file() else None
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{folder} holds no usable tokenizer: {_first_line(error)}") from error
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, config=config, trust_remote_code=False, local_files_only=True
+        )
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # The tokenizers library raises bare Exception for a file that it cannot read, and BaseException when it panics.
+    except BaseException as error:
+        raise ModelError(
+            f"{folder} holds no usable tokenizer: {first_line(error)}",
+            "A whole Hugging Face model folder was needed, tokenizer files included.",
+            "Copy, download or convert the model again.",
+        ) from error
+    if config is not None:
+        _refuse_ids_outside(folder, tokenizer)
     return tokenizer
 
 
@@ -73,58 +128,71 @@ def hash_tokenizer(tokenizer: "PreTrainedTokenizerBase") -> str:
 
 def vocab_size(folder: Path) -> int:
     """Rows of the output embedding, which may be more than the tokenizer has tokens."""
-    size = _text_config(folder).get("vocab_size")
-    if not isinstance(size, int):
-        raise ModelError(f"{folder}/config.json names no vocab_size.")
+    size = getattr(text_config(folder), "vocab_size", None)
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(f"{folder}/config.json names no vocab_size.", "Without a vocabulary nothing can be trained.")
     return size
 
 
-def context_length(folder: Path) -> int:
-    """Most tokens the model was made for."""
-    length = _text_config(folder).get("max_position_embeddings")
-    if not isinstance(length, int):
-        raise ModelError(f"{folder}/config.json names no max_position_embeddings.")
+def context_length(folder: Path) -> int | None:
+    """Most tokens the model was made for; None: its architecture has no limit."""
+    config = text_config(folder)
+    lengths = [getattr(config, name, None) for name in LENGTHS]
+    length = next((each for each in lengths if each is not None), None)
+    # XLNet's way to say that it has none.
+    if length is None or length == -1:
+        return None
+    if not isinstance(length, int) or length < 1:
+        raise ModelError(
+            f"{folder}/config.json says that the model holds {length!r} tokens.",
+            "At least one was needed.",
+            "Correct max_position_embeddings in it.",
+        )
     return length
-
-
-def attention_of(folder: Path) -> str | None:
-    """Which attention of transformers computes this model as it was made; None: its default one.
-
-    The default drops the soft-capping of attention logits (Gemma 2) without a word; only the plain one has it.
-    """
-    return "eager" if _text_config(folder).get("attn_logit_softcapping") else None
 
 
 def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
     """Ids that end an answer: those of generation_config.json and of the tokenizer."""
-    ids: set[int] = set()
-    path = folder / "generation_config.json"
-    declared = _read_json(path).get("eos_token_id") if path.is_file() else None
-    for value in declared if isinstance(declared, list) else [declared]:
-        if isinstance(value, int):
-            ids.add(value)
+    ids = _declared_ends(folder)
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
     return sorted(ids)
 
 
-def _text_config(folder: Path) -> dict[str, Any]:
-    config = _read_json(folder / "config.json")
-    # Models that also see or hear keep the language part one level down.
-    text: dict[str, Any] = config.get("text_config", config)
-    return text
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+def _declared_ends(folder: Path) -> set[int]:
+    path = folder / "generation_config.json"
+    if not path.exists():
+        return set()
+    declared = read_object(path).get("eos_token_id")
+    ids = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    if not all(type(each) is int for each in ids):
         raise ModelError(
-            f"{path} is not JSON: {_first_line(error)}.",
-            "A whole Hugging Face model folder was needed.",
-            "Copy, download or convert the model again.",
-        ) from error
-    return content
+            f"{path} has the eos_token_id {str(declared)[:80]}, which is neither an id nor a list of ids.",
+            "Nobody would know where an answer ends, so nothing was read.",
+            "Correct eos_token_id in it.",
+        )
+    # Some old configs say "none" by a negative number.
+    return {each for each in ids if each >= 0}
+
+
+def _refuse_ids_outside(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Raise ModelError if some text becomes an id without a row in the embedding.
+
+    Not for the placeholder of an image or a sound, which no text holds: Gemma 3 has one more token than rows.
+    """
+    size = vocab_size(folder)
+    placeholders = {
+        str(token)
+        for role, token in tokenizer.special_tokens_map.items()
+        if role.startswith(("image", "audio", "video"))
+    }
+    outside = {token: each for token, each in tokenizer.get_vocab().items() if each >= size}
+    if outside.keys() - placeholders:
+        raise ModelError(
+            f"The tokenizer in {folder} has ids up to {max(outside.values())}, the model has {size} rows in its embedding.",
+            "Some text would have no embedding, so nothing was read.",
+            "Use the model's own tokenizer, or save the model again after resize_token_embeddings(…).",
+        )
 
 
 def _download(name: str) -> Path:
@@ -142,11 +210,7 @@ def _download(name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.model", "*.jinja", "*.txt"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"There is no model folder {name}, and the model hub did not give it: {_first_line(error)}",
+            f"There is no model folder {name}, and the model hub did not give it: {first_line(error)}",
             missing.needed,
             missing.next_step,
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

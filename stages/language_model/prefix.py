@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import DataError
 from stages.logit_cache.fingerprint import sha256_json
@@ -26,12 +26,18 @@ class Turn(BaseModel):
 
 
 class Prefix(BaseModel):
-    """The unlearning prefix x_ic: a system sentence and example turns, in front of the query."""
+    """The unlearning prefix x_ic, in front of the query: a system sentence, example turns, or both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    system: Text = Field(description="System sentence.")
+    system: Text = Field("", description="System sentence.")
     turns: tuple[Turn, ...] = Field((), description="Example turns, oldest first.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "Prefix":
+        if not self.system and not self.turns:
+            raise ValueError("there is neither a system sentence nor turns")
+        return self
 
     def sha256(self) -> str:
         return sha256_json(self.model_dump())

@@ -3,15 +3,23 @@
 safetensors, tokenizer, chat template, generation settings and a model card. The folder appears whole, by rename.
 """
 
+import math
 import shutil
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.files import TEMPORARY_SUFFIX, sync_folder
+from stages.errors import ModelError, TrainingError
+from stages.files import TEMPORARY_SUFFIX
+from stages.language_model.folder import copy_other_files, hash_tokenizer, load_tokenizer, publish
+from stages.language_model.loading import BROKEN, empty_network, in_one_line
+from stages.language_model.weights import tensor_heads
 
-COPIED = ("generation_config.json",)
+GENERATION = "generation_config.json"
+ROOM_BYTES = 1 << 26  # for tokenizer, processor and card
 
 
 def export_model(
@@ -24,18 +32,69 @@ def export_model(
 ) -> None:
     """Write the folder that transformers and vLLM load.
 
-    network: only its config and class are used. weights: whole, on the CPU. base: the folder the student began as;
-    its generation settings are kept. card: README.md, Markdown with a YAML head.
+    network: only its config and class are used. weights: whole, on the CPU. tokenizer: the student's. base: the folder
+    the student began as; its tokenizer, templates, processor and generation settings are carried over byte for byte.
+    card: README.md, Markdown with a YAML head.
+    Raises ModelError if the base's files give another tokenizer than the student's.
     """
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
     shutil.rmtree(temporary, ignore_errors=True)
-    network.save_pretrained(temporary, state_dict=weights)
-    tokenizer.save_pretrained(temporary)
-    for name in COPIED:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, temporary / name)
+    _write(network, weights, tokenizer, base, temporary)
     (temporary / "README.md").write_text(card, encoding="utf-8")
     # An export made by an earlier, unfinished run of the same plan makes room only now.
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    sync_folder(folder.parent)
+    publish(temporary, folder)
+
+
+def check_export(base: Path, run: Path, *, dtype: str) -> None:
+    """Raise TrainingError unless the trained model can be written in the end; called before the first step.
+
+    base: the folder the student begins as. run: where RUN/model is to appear; all of it but the weights is written into a
+    temporary folder there, and removed. dtype: of the exported weights, for which there must be room.
+    Every process of a training may call it, at the same time.
+    """
+    numbers = sum(math.prod(head.shape) for head in tensor_heads(base).values())
+    needed = numbers * getattr(torch, dtype).itemsize + ROOM_BYTES
+    was_there = run.exists()
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(run).free
+        if free < needed:
+            raise TrainingError(
+                f"The trained model takes {needed:,} bytes, and the disk of {run} has {free:,} left.",
+                "It could not be exported, so nothing was trained.",
+                "Make room, or name a folder on another disk with --out (make: RUN=…).",
+            )
+        with tempfile.TemporaryDirectory(dir=run, prefix="export-", suffix=TEMPORARY_SUFFIX) as temporary:
+            _write(empty_network(base), {}, load_tokenizer(base), base, Path(temporary))
+    except BROKEN as error:
+        raise TrainingError(
+            f"The trained model could not be written: {in_one_line(error)}",
+            "It would be lost in the end, so nothing was trained.",
+            f"Mend the model in {base}, or name another folder with --out (make: RUN=…).",
+        ) from error
+    finally:
+        if not was_there:
+            # Unless something else has been put there by now.
+            with suppress(OSError):
+                run.rmdir()
+
+
+def _write(
+    network: PreTrainedModel,
+    weights: dict[str, torch.Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    base: Path,
+    temporary: Path,
+) -> None:
+    """Config, weights, and all that the base's folder holds beside its own."""
+    # transformers would write the settings it has read, and refuses some of those that it reads.
+    network.generation_config = GenerationConfig()
+    network.save_pretrained(temporary, state_dict=weights)
+    (temporary / GENERATION).unlink(missing_ok=True)
+    copy_other_files(base, temporary)
+    if hash_tokenizer(load_tokenizer(temporary)) != hash_tokenizer(tokenizer):
+        raise ModelError(
+            f"The tokenizer files in {base} do not give the student's tokenizer.",
+            "The exported model would read other ids than it was trained on, so it was not written.",
+            "Save the tokenizer into that folder:  tokenizer.save_pretrained(…)",
+        )

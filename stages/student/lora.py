@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.errors import TrainingError
-from stages.files import TEMPORARY_SUFFIX, sync_folder
+from stages.files import TEMPORARY_SUFFIX
+from stages.language_model.folder import publish
 from stages.language_model.loading import load_network
 from stages.student.settings import TrainingSettings
 
@@ -53,9 +54,7 @@ def export_adapter(
     network.peft_config["default"].base_model_name_or_path = base
     network.save_pretrained(str(temporary), state_dict=weights, save_embedding_layers=False)
     (temporary / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    sync_folder(folder.parent)
+    publish(temporary, folder)
 
 
 def merge_adapter(base: Path, adapter: Path, *, dtype: str) -> PreTrainedModel:

@@ -195,10 +195,11 @@ class StudentTrainer:
         for turn in range(math.ceil(len(rows) / (size * self.world))):
             start = (turn * self.world + self.rank) * size
             own = rows[start : start + size]
+            # Every batch has as many rows, since a network that takes no padding makes a pass for each.
+            filled = np.resize(own if len(own) else rows[:1], size)
             with torch.no_grad():
-                loss_B = self._losses(self._batch(own if len(own) else rows[:1]))
-            if len(own):
-                totals += torch.tensor([loss_B.sum().item(), len(own)], dtype=torch.float64)
+                loss_B = self._losses(self._batch(filled))[: len(own)]
+            totals += torch.tensor([loss_B.sum().item(), len(own)], dtype=torch.float64)
         loss_sum, count = self._summed(totals)
         return loss_sum / count
 

@@ -116,10 +116,18 @@ def test_one_changed_weight_is_another_model(folder: Path, tiny_model: Path) -> 
     assert save(1e-6) != save(0.0) == hash_weights(tiny_model)
 
 
-def test_a_second_file_of_weights_counts(folder: Path, tiny_model: Path) -> None:
-    shutil.copy(folder / "model.safetensors", folder / "model-2.safetensors")
+def test_a_file_of_weights_that_no_engine_loads_does_not_count(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(weights, folder / "part.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "part.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = hash_weights(folder)
 
-    assert hash_weights(folder) != hash_weights(tiny_model)
+    shutil.copy(folder / "part.safetensors", folder / "consolidated.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+
+    assert hash_weights(folder) == before
 
 
 def test_another_architecture_over_the_same_weights_is_another_model(folder: Path, tiny_model: Path) -> None:
@@ -186,12 +194,37 @@ def test_a_folder_without_a_tokenizer_is_refused(folder: Path) -> None:
     assert "\n" not in caught.value.found
 
 
-def test_sizes_come_from_the_config_also_where_the_language_part_is_one_level_down(folder: Path) -> None:
-    assert (vocab_size(folder), context_length(folder)) == (512, 2048)
+@pytest.mark.parametrize(
+    ("config", "sizes"),
+    [
+        ({"model_type": "llama", "vocab_size": 7, "max_position_embeddings": 9}, (7, 9)),
+        # The families' own defaults, where the file is silent.
+        ({"model_type": "gemma3", "text_config": {"vocab_size": 7}}, (7, 131072)),
+        ({"model_type": "gpt2", "vocab_size": 7, "n_positions": 9}, (7, 9)),
+        ({"model_type": "mpt", "vocab_size": 7, "max_seq_len": 9}, (7, 9)),
+        ({"model_type": "falcon", "vocab_size": 7}, (7, 2048)),
+        ({"model_type": "bloom", "vocab_size": 7}, (7, None)),
+        ({"model_type": "mamba2", "vocab_size": 7}, (7, None)),
+        ({"model_type": "xlnet", "vocab_size": 7}, (7, None)),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_sizes_are_those_of_the_config_as_transformers_reads_it(
+    config: dict[str, object], sizes: tuple[int, int | None], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
 
-    nested = {"vocab_size": 7, "max_position_embeddings": 9}
-    change_json(folder / "config.json", text_config=nested)
-    assert (vocab_size(folder), context_length(folder)) == (7, 9)
+    assert (vocab_size(tmp_path), context_length(tmp_path)) == sizes
+
+
+def test_a_config_may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    path = folder / "config.json"
+    before = hash_weights(folder)
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+
+    assert resolve_model(str(folder)) == folder
+    assert (vocab_size(folder), context_length(folder), hash_weights(folder)) == (512, 2048, before)
+    assert len(load_tokenizer(folder)) == 512
 
 
 def test_the_vocabulary_is_the_models_also_where_the_tokenizer_has_fewer_tokens(
@@ -202,14 +235,20 @@ def test_the_vocabulary_is_the_models_also_where_the_tokenizer_has_fewer_tokens(
     assert vocab_size(folder) == 640 > len(tokenizer)
 
 
-@pytest.mark.parametrize(
-    ("read", "field"), [(vocab_size, "vocab_size"), (context_length, "max_position_embeddings")], ids=str
-)
-def test_a_config_without_a_size_is_refused(folder: Path, read: Callable[[Path], int], field: str) -> None:
+@pytest.mark.parametrize("read", [vocab_size, context_length])
+def test_a_config_that_names_no_family_is_refused(folder: Path, read: Callable[[Path], int | None]) -> None:
     (folder / "config.json").write_text("{}")
 
-    with pytest.raises(ModelError, match=re.escape(f"{folder}/config.json names no {field}.")):
+    with pytest.raises(ModelError, match=r"transformers cannot make out what .* model_type"):
         read(folder)
+
+
+@pytest.mark.parametrize("length", [0, -5])
+def test_a_model_that_holds_no_token_is_refused(folder: Path, length: int) -> None:
+    change_json(folder / "config.json", max_position_embeddings=length)
+
+    with pytest.raises(ModelError, match=f"says that the model holds {length} tokens"):
+        context_length(folder)
 
 
 @pytest.mark.parametrize("read", [vocab_size, context_length, hash_weights])
@@ -238,3 +277,90 @@ def test_without_a_generation_config_the_tokenizers_end_of_turn_is_left(
 
     tokenizer.eos_token = None
     assert end_of_turn_ids(folder, tokenizer) == []
+
+
+@pytest.mark.parametrize("declared", ["2", [2, "3"], {"id": 2}, True, 2.0])
+def test_an_end_of_turn_that_is_no_id_is_refused_at_once(folder: Path, declared: object) -> None:
+    change_json(folder / "generation_config.json", eos_token_id=declared)
+
+    with pytest.raises(ModelError, match="neither an id nor a list of ids"):
+        resolve_model(str(folder))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null"])
+def test_generation_settings_that_are_no_object_are_refused_at_once(folder: Path, text: str) -> None:
+    (folder / "generation_config.json").write_text(text)
+
+    with pytest.raises(ModelError, match=r"generation_config\.json (is not JSON|holds no JSON object)"):
+        resolve_model(str(folder))
+
+
+def without_model(state: dict[str, object]) -> None:
+    del state["model"]
+
+
+def with_a_bad_pattern(state: dict[str, object]) -> None:
+    state["pre_tokenizer"] = {
+        "type": "Split",
+        "pattern": {"Regex": "("},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+
+
+def with_a_normaliser_that_panics(state: dict[str, object]) -> None:
+    state["normalizer"] = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+
+
+@pytest.mark.parametrize("change", [without_model, with_a_bad_pattern, with_a_normaliser_that_panics])
+def test_a_tokenizer_that_the_library_cannot_read_is_one_message(
+    folder: Path, change: Callable[[dict[str, object]], None]
+) -> None:
+    state = json.loads((folder / "tokenizer.json").read_text())
+    change(state)
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+
+    with pytest.raises(ModelError, match="holds no usable tokenizer: ") as caught:
+        load_tokenizer(folder)
+    assert "\n" not in caught.value.found
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "5"])
+def test_a_damaged_file_of_the_tokenizer_is_one_message(folder: Path, file: str, text: str) -> None:
+    (folder / file).write_text(text)
+
+    with pytest.raises(ModelError, match="holds no usable tokenizer: ") as caught:
+        load_tokenizer(folder)
+    assert "\n" not in caught.value.found
+
+
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused(folder: Path) -> None:
+    change_json(
+        folder / "tokenizer_config.json",
+        tokenizer_class="OwnTokenizer",
+        auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]},
+    )
+    (folder / "own.py").write_text("raise SystemExit('code of the folder ran')\n")
+
+    with pytest.raises(ModelError, match=r"holds no usable tokenizer: .*custom code"):
+        load_tokenizer(folder)
+
+
+def test_a_token_without_an_embedding_is_refused(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_tokens(["capital"])
+    tokenizer.save_pretrained(folder)
+
+    with pytest.raises(ModelError, match="has ids up to 512, the model has 512 rows"):
+        load_tokenizer(folder)
+
+
+def test_the_placeholder_of_an_image_needs_no_embedding(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_tokens(["<image>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="has ids up to 512"):
+        load_tokenizer(folder)
+    # As Gemma 3 names its own.
+    change_json(folder / "tokenizer_config.json", extra_special_tokens={"image_token": "<image>"})
+
+    assert load_tokenizer(folder).convert_tokens_to_ids("<image>") == 512

@@ -256,7 +256,7 @@ def test_an_error_that_is_not_about_memory_stays_what_it_is(tiny_model: Path) ->
 def test_a_folder_that_transformers_cannot_load_is_one_message(tmp_path: Path, config: str) -> None:
     (tmp_path / "config.json").write_text(config)
 
-    with pytest.raises(ModelError, match="transformers cannot load"):
+    with pytest.raises(ModelError, match=r"transformers cannot make out|holds neither"):
         start(tmp_path)
 
 

@@ -1,16 +1,21 @@
 """The exported folder: whole, ordinary, and written over by nothing half-made; its model card; and the launcher."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3Config
 
+from stages.errors import ModelError, TrainingError
 from stages.files import TEMPORARY_SUFFIX
-from stages.language_model.folder import load_tokenizer
+from stages.language_model.folder import end_of_turn_ids, load_tokenizer
+from stages.language_model.loading import check_model, load_network
 from stages.student.card import NOT_YET, unlearned_card, write_scores
-from stages.student.export import export_model
+from stages.student.export import check_export, export_model
 from stages.student.launch import is_launched, launch, process_count
 from stages.student.settings import StudentSettings
 
@@ -67,6 +72,156 @@ def test_an_export_that_fails_leaves_the_earlier_one(
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+def test_generation_settings_that_transformers_would_not_write_are_carried_over_byte_for_byte(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    settings = b'{"temperature": 0.6, "top_p":0.9,\n "eos_token_id": [2, 7], "of our own": {"a": 1}}\n'
+    (base / "generation_config.json").write_bytes(settings)
+
+    check_export(base, tmp_path / "run", dtype="float32")
+    export(base, tmp_path / "model")
+
+    assert (tmp_path / "model/generation_config.json").read_bytes() == settings
+    assert end_of_turn_ids(tmp_path / "model", load_tokenizer(tmp_path / "model")) == [2, 7]
+
+
+def test_a_base_without_generation_settings_gets_none(tiny_model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    (base / "generation_config.json").unlink()
+
+    export(base, tmp_path / "model")
+
+    assert not (tmp_path / "model/generation_config.json").exists()
+    tokenizer = load_tokenizer(base)
+    assert end_of_turn_ids(tmp_path / "model", tokenizer) == end_of_turn_ids(base, tokenizer) == [2]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_the_chat_template_is_the_bases(legacy: bool, tiny_model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    template = "{{ 'Ask: ' + messages[-1]['content'] }}"
+    if legacy:
+        (base / "chat_template.jinja").unlink()
+        config = json.loads((base / "tokenizer_config.json").read_text())
+        (base / "tokenizer_config.json").write_text(json.dumps(config | {"chat_template": template}))
+    else:
+        (base / "chat_template.jinja").write_text(template)
+
+    export(base, tmp_path / "model")
+
+    assert load_tokenizer(tmp_path / "model").chat_template == template
+    assert (tmp_path / "model/chat_template.jinja").exists() is not legacy
+
+
+def test_files_of_a_processor_go_with_the_model_and_old_indexes_do_not(tiny_model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    for name in ("preprocessor_config.json", "processor_config.json", "params.json"):
+        (base / name).write_text('{"image_size":  28}')
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates/tool_use.jinja").write_text("tools")
+
+    export(base, tmp_path / "model")
+
+    assert (tmp_path / "model/preprocessor_config.json").read_text() == '{"image_size":  28}'
+    assert (tmp_path / "model/processor_config.json").exists()
+    assert (tmp_path / "model/additional_chat_templates/tool_use.jinja").read_text() == "tools"
+    assert not (tmp_path / "model/params.json").exists()
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_all_files_have_the_mode_that_the_umask_gives(mask: int, mode: int, tiny_model: Path, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        export(tiny_model, tmp_path / "model")
+    finally:
+        os.umask(before)
+
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "model").iterdir()}
+    assert "model.safetensors" in modes
+    assert set(modes.values()) == {mode}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_export_computes_what_the_network_computes(
+    tied: bool, dtype: torch.dtype, tiny_model: Path, tmp_path: Path
+) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    config = AutoConfig.from_pretrained(tiny_model, tie_word_embeddings=tied)
+    torch.manual_seed(1)
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    network = load_network(base, str(dtype).removeprefix("torch."))
+    weights = {name: value.detach().clone() for name, value in network.named_parameters()}
+
+    export_model(network, weights, load_tokenizer(base), base, tmp_path / "model", CARD)
+
+    check_model(tmp_path / "model")
+    found = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert found.dtype == dtype
+    ids = torch.arange(20)[None]
+    assert torch.equal(found(ids).logits, network(ids).logits)
+    assert ("lm_head.weight" in load_file(tmp_path / "model/model.safetensors")) is not tied
+
+
+def test_a_model_that_also_sees_is_exported_whole(tiny_model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors")))
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Gemma3Config(
+        text_config={**sizes, "vocab_size": 512, "num_key_value_heads": 1, "head_dim": 16},
+        vision_config={**sizes, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(base)
+    network = load_network(base, "float32")
+    check_export(base, tmp_path / "run", dtype="float32")
+
+    export_model(network, network.state_dict(), load_tokenizer(base), base, tmp_path / "model", CARD)
+
+    check_model(tmp_path / "model")
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, tmp_path / "model"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+
+
+def test_the_check_of_an_export_leaves_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    check_export(tiny_model, tmp_path / "a/run", dtype="float32")
+    assert not (tmp_path / "a/run").exists()
+
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/plan.json").touch()
+    check_export(tiny_model, tmp_path / "run", dtype="float32")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["plan.json"]
+
+
+def test_a_disk_without_room_for_the_weights_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+
+    with pytest.raises(TrainingError, match=r"takes [\d,]+ bytes, and the disk of .* has 1,000 left"):
+        check_export(tiny_model, tmp_path / "run", dtype="float32")
+
+
+def test_a_run_that_cannot_be_written_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(TrainingError, match="The trained model could not be written"):
+        check_export(tiny_model, tmp_path / "file/run", dtype="float32")
+
+
+def test_another_tokenizer_than_the_students_is_not_exported(tiny_model: Path, tmp_path: Path) -> None:
+    network = AutoModelForCausalLM.from_pretrained(tiny_model)
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.add_tokens(["capital"])
+
+    with pytest.raises(ModelError, match="do not give the student's tokenizer"):
+        export_model(network, network.state_dict(), tokenizer, tiny_model, tmp_path / "model", CARD)
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_card_names_base_cache_and_settings(tmp_path: Path) -> None:
