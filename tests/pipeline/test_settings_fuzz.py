@@ -83,6 +83,9 @@ VALUES = {
     "table of blanks": '{"" = " "}',
     "range": "{low = 0, high = inf}",
     "date": "1979-05-27",
+    "moment": "1979-05-27T07:32:00Z",
+    "date as text": '"1979-05-27"',
+    "table of numbers": "{a = 1, b = inf}",
 }
 SETTINGS = [
     f"{section}.{key}"
