@@ -1,6 +1,5 @@
 """Which models an evaluation is about, and hashes of all that determines what they say."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pipeline.run_folder import FINISHED
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.attacks import Ask
+from stages.files import read_json
 from stages.language_model.folder import hash_tokenizer, hash_weights, resolve_model
 from stages.language_model.prefix import load_prefix
 from stages.logit_cache.fingerprint import sha256_json
@@ -77,7 +77,7 @@ def base_inputs(settings: Settings, base: Path) -> str:
 def refuse_other_template(settings: Settings, student: Path) -> None:
     """Raise SettingsError if a run of ours trained this student through another template than it is to be asked through."""
     record = student.parent / FINISHED
-    trained = json.loads(record.read_bytes()).get("template_sha256") if record.is_file() else None
+    trained = read_json(record).get("template_sha256") if record.is_file() else None
     if trained is not None and trained != prompter_for(settings, student).template_sha256():
         raise SettingsError(
             f"{student} was trained through another chat template, or with another date or switch in it.",

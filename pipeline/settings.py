@@ -7,7 +7,6 @@ common, such as where a path counts from, is in stages/settings.py.
 import re
 import tomllib
 from collections.abc import Sequence
-from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,7 +30,7 @@ from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
 from stages.language_model.template import TEMPLATE_DATE, Variable
 from stages.records import FileKind, read_text
-from stages.settings import Given, InputPath, ModelName, Places, Section, one_or_many, plain
+from stages.settings import Day, Given, InputPath, ModelName, Places, Section, one_or_many, plain
 from stages.student.settings import FinetuneSettings, RelearningSettings, StudentSettings
 
 # Pydantic's own steps inside a location: which kind of axis it is, and that a key is at fault.
@@ -53,7 +52,7 @@ class ModelSettings(Section):
         default_factory=dict,
         description="Passed to the chat template by name: date_string, reasoning_effort or whatever else it reads.",
     )
-    template_date: date = Field(
+    template_date: Day = Field(
         TEMPLATE_DATE,
         description="The day that a template which writes today's date is told: the same for teacher, student and evaluation.",
     )
@@ -267,7 +266,9 @@ def _as_lists(value: Any) -> Any:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 120 else f"{text[:80]} … {len(text):,} characters"
+    """The text on one line, and not more of it than one can read."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:120])
+    return line if len(text) <= 120 else f"{line[:80]} … {len(text):,} characters"
 
 
 def _places(config: str, is_preset: bool) -> Places:

@@ -4,6 +4,7 @@ TOML says what is a number and what is a text, so nothing is converted: no "1" f
 """
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -156,6 +157,20 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _day(value: Any) -> Any:
+    """A day, which TOML can write as such; settings that were stored as JSON hold it as text."""
+    if isinstance(value, str):
+        try:
+            return date.fromisoformat(value)
+        except ValueError as error:
+            raise PydanticCustomError("date_type", "Input should be a day, such as 2024-07-26") from error
+    if type(value) is not date:  # a datetime is a date as well
+        raise PydanticCustomError("date_type", "Input should be a day, such as 2024-07-26")
+    return value
+
+
+# A day without a time.
+Day = Annotated[date, BeforeValidator(_day)]
 # A file or a folder to be read.
 InputPath = Annotated[Path, BeforeValidator(_input_path)]
 # A model's folder, or its name on the hub.

@@ -1,13 +1,15 @@
 """Settings: presets, overrides, and what a mistake is told."""
 
 import gzip
+from datetime import date
 from pathlib import Path
 
 import pytest
 from workspace import Workspace
 
-from pipeline.settings import Range, load_settings
+from pipeline.settings import Range, load_settings, preset_names
 from stages.errors import SettingsError
+from stages.toml_text import toml_text
 
 
 def load(workspace: Workspace, *overrides: str):  # type: ignore[no-untyped-def]
@@ -252,3 +254,25 @@ def test_validation_files_take_the_place_of_the_held_out_ones(workspace: Workspa
     assert settings.evaluation.questions["forget"] == workspace.folder / "questions-forget.jsonl"
     with pytest.raises(SettingsError, match="no validation files"):
         load(workspace, "evaluation.validation={}").on_validation()
+
+
+@pytest.mark.parametrize("given", ["2020-02-29", "'2020-02-29'"])
+def test_a_day_may_be_written_as_toml_writes_it_or_as_text(workspace: Workspace, given: str) -> None:
+    assert load(workspace, f"model.template_date={given}").model.template_date == date(2020, 2, 29)
+
+
+@pytest.mark.parametrize("given", ["2021-02-29", "2020-02-29T00:00:00", "20200", "true", "''", "1.5"])
+def test_what_is_no_day_is_refused(workspace: Workspace, given: str) -> None:
+    with pytest.raises(SettingsError, match=r"model\.template_date"):
+        load(workspace, f"model.template_date={given}")
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_settings_that_were_stored_read_back_as_they_were(preset: str, tmp_path: Path) -> None:
+    settings = load_settings(preset)
+    stored = settings.model_dump(mode="json", exclude={"sweep"})
+    (tmp_path / "again.toml").write_text(toml_text(stored))
+
+    again = load_settings(str(tmp_path / "again.toml"))
+
+    assert again == settings.model_copy(update={"sweep": again.sweep})

@@ -31,6 +31,7 @@ VALUES = {
     "minus one": "-1",
     "one": "1",
     "two": "2",
+    "three": "3",
     "many": "65536",
     "most": "2147483647",
     "too many": "2147483648",
@@ -49,6 +50,14 @@ VALUES = {
     "space": '" "',
     "unseen": '"\\u200b\\u3164"',
     "word": '"word"',
+    "lora": '"lora"',
+    "plain": '"plain"',
+    "letters": '"letters"',
+    "bfloat16": '"bfloat16"',
+    "float16": '"float16"',
+    "roles": '["base", "teacher"]',
+    "attacks": '["reverse", "few_shot"]',
+    "steps": "[0, 1, 3]",
     "number as text": '"1"',
     "padded number": '" 1 "',
     "underscored number": '"1_0"',
@@ -74,6 +83,9 @@ VALUES = {
     "table of blanks": '{"" = " "}',
     "range": "{low = 0, high = inf}",
     "date": "1979-05-27",
+    "moment": "1979-05-27T07:32:00Z",
+    "date as text": '"1979-05-27"',
+    "table of numbers": "{a = 1, b = inf}",
 }
 SETTINGS = [
     f"{section}.{key}"
@@ -82,7 +94,7 @@ SETTINGS = [
 ]
 CASES = [(setting, value) for setting in SETTINGS for value in VALUES]
 SEED = 7
-SAMPLE, SLOW_SAMPLE = 24, 150
+SAMPLE, SLOW_SAMPLE = 16, 90
 
 
 @pytest.fixture(scope="module")
