@@ -113,7 +113,7 @@ class Prompter:
         return tuple(sorted(ends))
 
     def template_sha256(self) -> str:
-        """Hash of what the template renders, as token ids: of a query alone, and behind prefixes.
+        """Hash of what the template renders, as token ids: of a query alone, behind prefixes, and with its answer.
 
         Whatever a template reads from outside the messages, a date or a switch, is in it.
         """
@@ -122,6 +122,11 @@ class Prompter:
             try:
                 rendered.append(self._encode(self.text(PROBE_QUERY, prefix)))
             except (ModelError, DataError):  # a template that takes no such prefix, which no prompt can have then
+                rendered.append(None)
+        if self._chat is not None:
+            try:
+                rendered.append(self._encode(self._chat.answered([Message("user", PROBE_QUERY)], PROBE_ANSWER)))
+            except (ModelError, DataError):  # a template that takes no answers: nothing can be fine-tuned through it
                 rendered.append(None)
         return sha256_json(rendered)
 
