@@ -4,12 +4,14 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import quieten_libraries
+from pipeline.console import quieten_libraries, say
+from pipeline.prompting import prompter_of
+from pipeline.settings import ModelSettings, load_settings
 from stages.errors import DataError
 from stages.language_model.engine import EngineOptions, start_engine
-from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
+from stages.language_model.folder import context_length, resolve_model
 from stages.language_model.prefix import load_prefix
-from stages.language_model.prompts import Prompter
+from stages.language_model.prompts import Template
 
 
 @click.command()
@@ -17,10 +19,18 @@ from stages.language_model.prompts import Prompter
 @click.option("--model", required=True, help="A model folder or hub name.")
 @click.option("--prefix", type=click.Path(path_type=Path), help="Ask behind this unlearning prefix.")
 @click.option(
-    "--template", type=click.Choice(["chat", "plain"]), default="chat", show_default=True, help="How a question is put."
+    "--config", metavar="FILE|PRESET", help="Settings whose [model] says how to ask: template, date, thinking."
 )
+@click.option("--template", type=click.Choice(["chat", "plain"]), help="How a question is put; default: chat.")
 @click.option("--max-tokens", default=64, show_default=True, type=click.IntRange(min=1), help="Longest answer.")
-def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: str, max_tokens: int) -> None:
+def ask(
+    questions: tuple[str, ...],
+    model: str,
+    prefix: Path | None,
+    config: str | None,
+    template: Template | None,
+    max_tokens: int,
+) -> None:
     """Ask a model QUESTIONS; without any, they are read line by line.
 
     \b
@@ -28,19 +38,24 @@ def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: s
     """
     quieten_libraries()
     folder = resolve_model(model)
-    tokenizer = load_tokenizer(folder)
-    prompter = Prompter(tokenizer, template)  # type: ignore[arg-type]
+    how = load_settings(config).model if config else ModelSettings()
+    if template:
+        how = how.model_copy(update={"template": template})
+    prompter = prompter_of(how, folder)
     told = load_prefix(prefix) if prefix else None
-    stop = tuple(end_of_turn_ids(folder, tokenizer))
+    for note in prompter.notes if told else ():
+        say(note)
     limit = context_length(folder)
-    prompts = [prompter.ids(question, told) for question in questions]
+    prompts = [prompter.ids(question, told, may_think=True) for question in questions]
     longest = max(map(len, prompts), default=0) + max_tokens
     # A model without a limit is asked for what the questions need.
-    options = EngineOptions(model=folder, dtype="float32", context_length=limit or longest, stop_ids=stop)
+    options = EngineOptions(
+        model=folder, dtype="float32", context_length=limit or longest, stop_ids=prompter.stop_ids(folder)
+    )
     engine = start_engine("transformers", options)
 
     def answer(question: str) -> None:
-        prompt = prompter.ids(question, told)
+        prompt = prompter.ids(question, told, may_think=True)
         if limit is not None and (needed := len(prompt) + max_tokens) > limit:
             raise DataError(
                 f"Prompt and answer take {needed} tokens, {model} holds {limit}.",
@@ -48,7 +63,12 @@ def ask(questions: tuple[str, ...], model: str, prefix: Path | None, template: s
                 "Shorten the question or the prefix, or lower --max-tokens.",
             )
         (said,) = engine.continue_greedily([prompt], max_tokens=max_tokens)
-        click.echo(prompter.decode(said.token_ids.tolist()))
+        thought, answered = prompter.split(said.token_ids.tolist(), prompt_ids=prompt)
+        if thought:
+            say(f"(thinking) {thought}")
+        if thought and not answered:
+            say(f"The thinking took all {max_tokens} tokens; allow more with --max-tokens.")
+        click.echo(answered)
 
     for question in questions:
         click.echo(f"> {question}")

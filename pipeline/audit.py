@@ -3,7 +3,6 @@
 Each part is written down as soon as it is measured, so that a killed audit goes on where it was; the file appears last.
 """
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -18,14 +17,14 @@ from pipeline.baseline import baseline_heard, baseline_rows
 from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
 from pipeline.isolation import in_own_process
-from pipeline.models import Models
+from pipeline.models import Models, refuse_other_template
 from pipeline.options import settings_options
 from pipeline.questions import left_out, left_out_tasks
 from pipeline.settings import Settings, load_settings
 from stages.errors import DuetError
 from stages.evaluation.attacks import AttackName
 from stages.evaluation.questions import load_questions
-from stages.files import write_json
+from stages.files import read_json, write_json
 from stages.logit_cache.fingerprint import sha256_json
 
 SAMPLES = 32
@@ -61,6 +60,7 @@ def audit(
     settings, not_measured = audited(load_settings(config, overrides))
     quieten_libraries()
     models = Models.named(base=settings.model.path, student=student, control=control)
+    refuse_other_template(settings, models.student)
     inputs = models.inputs(settings) | {"relearning": relearning_inputs(settings)}
     if holds_already(out, inputs | {"without": " ".join(sorted(without))}, settings):
         return
@@ -110,7 +110,7 @@ class Desk:
         """The part as it was measured before, or measured now and written down. Remembers the seconds it took."""
         path = self.folder / f"{name}.json"
         if path.is_file():
-            record = json.loads(path.read_bytes())
+            record = read_json(path, "A part of an audit was needed.", "Delete it: that part is measured again.")
             if record["inputs"] == self._inputs:
                 say(f"{name}: measured before, taken from {path}.")
                 self.seconds[name] = record["seconds"]

@@ -14,12 +14,11 @@ import polars as pl
 from pipeline.console import progress, quieten_libraries
 from pipeline.isolation import in_own_process
 from pipeline.models import Models
+from pipeline.prompting import prompter_for
 from pipeline.questions import question_files
 from pipeline.session import start_for
 from pipeline.settings import Settings
 from stages.errors import DuetError
-from stages.language_model.folder import load_tokenizer
-from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -137,7 +136,7 @@ def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Pat
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         copy = quantised_copy(student, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
-        prompter = Prompter(load_tokenizer(copy), settings.model.template)
+        prompter = prompter_for(settings, copy)
         engine = start_for(settings, copy, longest_prompt(prompter, items, None) + asked.max_tokens)
         with progress(f"answers: student, {weights} ({engine.name})", len(items), "questions") as advance:
             said = interview(
@@ -151,7 +150,7 @@ def _lens(settings: Settings, folder: Path, role: "ModelRole") -> pl.DataFrame:
     from stages.evaluation.interview import spread
     from stages.evaluation.lens import lens
 
-    prompter = Prompter(load_tokenizer(folder), settings.model.template)
+    prompter = prompter_for(settings, folder)
     most = settings.evaluation.attacked_questions or LENS_QUESTIONS
     files = {
         name: [each[number] for number in spread(len(each), most)] for name, each in question_files(settings).items()

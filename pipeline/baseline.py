@@ -1,13 +1,13 @@
 """What an earlier evaluation found of models that are the same in this one: it is taken over and not asked again."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from stages.errors import SettingsError
+from stages.errors import DataError, SettingsError
+from stages.files import read_json
 
 if TYPE_CHECKING:
     from pipeline.hearing import Heard
@@ -52,8 +52,15 @@ def baseline_rows(path: Path | None, inputs: Mapping[str, str]) -> dict[str, lis
 
 def _earlier(path: Path, inputs: Mapping[str, str]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The earlier evaluation, and the models in it whose rows stand here as well."""
-    found: dict[str, Any] = json.loads(path.read_bytes())
-    earlier = found.get("run", {}).get("inputs", {})
+    found = read_json(path, "An earlier evaluation was needed, so nothing was asked.", "Leave --baseline out.")
+    try:
+        earlier: dict[str, str] = dict(found["run"]["inputs"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path} is not an evaluation.",
+            "A file that `duet evaluate` or `duet audit` wrote was needed, so nothing was asked.",
+            "Leave --baseline out.",
+        ) from error
     if earlier.get("base") != inputs["base"]:
         raise SettingsError(
             f"{path} was made with another base model, prefix, question file or setting.",

@@ -9,7 +9,10 @@ import click
 
 from pipeline.seeds import made_with, seed_tables
 from stages.errors import DataError
-from stages.files import write_atomically
+from stages.files import read_json, write_atomically
+
+NEEDED = "A file that `duet evaluate` wrote was needed."
+MAKE_ONE = "Make one:  duet evaluate --config … --model … --out …"
 
 
 @click.command()
@@ -103,8 +106,8 @@ def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 def load_evaluation(path: Path) -> dict[str, Any]:
     """An evaluation's or audit's content. Raises DataError if the file is neither."""
+    found = read_json(path, NEEDED, MAKE_ONE)
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
         run, settings = found["run"], found["run"]["settings"]
         needed = (
             run["base"],
@@ -115,7 +118,7 @@ def load_evaluation(path: Path) -> dict[str, Any]:
             _asked(found),
         )
         complete = all(needed) and "seed" in settings["student"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _no_evaluation(path) from error
     if not complete:
         raise _no_evaluation(path)
@@ -123,11 +126,7 @@ def load_evaluation(path: Path) -> dict[str, Any]:
 
 
 def _no_evaluation(path: Path) -> DataError:
-    return DataError(
-        f"{path} is not an evaluation.",
-        "A file that `duet evaluate` wrote was needed.",
-        "Make one:  duet evaluate --config … --model … --out …",
-    )
+    return DataError(f"{path} is not an evaluation.", NEEDED, MAKE_ONE)
 
 
 def _asked(evaluation: dict[str, Any]) -> list[tuple[str, str | None]]:

@@ -8,16 +8,21 @@ import click
 from pipeline import __version__
 from pipeline.console import quieten_libraries
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
 from stages.errors import CacheMismatch
 from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model, vocab_size
+from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import NO_PREFIX, sha256_json
 from stages.logit_cache.reader import LogitCache
 
 if TYPE_CHECKING:
     from stages.student.distillation import Distillation
+
+# Rows of an old cache that are asked again.
+COMPARED_ROWS = 16
 
 
 @click.command()
@@ -41,6 +46,7 @@ def distill(config: str, overrides: tuple[str, ...], cache: Path, run: Path) -> 
     opened.check_every_row()
     base = resolve_model(settings.model.path)
     refuse_other_model(opened, base)
+    refuse_other_template(opened, prompter_for(settings, base))
     carry_out(planned(settings, opened, base, run))
 
 
@@ -70,7 +76,7 @@ def planned(settings: Settings, cache: LogitCache, base: Path, run: Path) -> Tra
             settings=settings.student,
             duet_version=__version__,
         ),
-        facts={"cache": str(cache.folder)},
+        facts={"cache": str(cache.folder), "template_sha256": prompter_for(settings, base).template_sha256()},
         next_step=f"duet evaluate --config … --model {run}/model --out {run}/evaluation.json",
     )
 
@@ -97,4 +103,23 @@ def refuse_other_model(cache: LogitCache, base: Path) -> None:
             f"{cache.folder} has token ids below {fingerprint.vocab_size}, the student's vocabulary has {size}.",
             "Some ids would fall outside it, so nothing was trained.",
             rebuild,
+        )
+
+
+def refuse_other_template(cache: LogitCache, prompter: Prompter) -> None:
+    """Raise CacheMismatch unless the student would be asked, under these settings, as the cache's rows ask it.
+
+    A cache of version 1 does not say what its template rendered: there the queries of its first rows are asked again.
+    """
+    fingerprint = cache.manifest.fingerprint
+    if fingerprint.format_version >= 2:
+        alike = prompter.template_sha256() == fingerprint.template_sha256
+    else:
+        first = [cache.row(index) for index in range(min(COMPARED_ROWS, len(cache)))]
+        alike = all(prompter.ids(row.query) == row.student_input_ids.tolist() for row in first if row.query)
+    if not alike:
+        raise CacheMismatch(
+            f"{cache.folder} was captured through another chat template, or with another date or switch in it.",
+            "The student would be trained on other prompts than it is asked, so nothing was trained.",
+            "Set model.template, model.template_variables and model.template_date as in its settings.json, or capture it anew.",
         )

@@ -8,7 +8,7 @@ import click
 from pipeline.baseline import baseline_heard
 from pipeline.console import quieten_libraries
 from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
-from pipeline.models import Models
+from pipeline.models import Models, refuse_other_template
 from pipeline.options import settings_options
 from pipeline.settings import load_settings
 
@@ -36,6 +36,7 @@ def evaluate(
         settings = settings.on_validation()
     quieten_libraries()
     models = Models.named(base=settings.model.path, student=student)
+    refuse_other_template(settings, models.student)
     inputs = models.inputs(settings)
     if holds_already(out, inputs, settings):
         return

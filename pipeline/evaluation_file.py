@@ -1,6 +1,5 @@
 """An evaluation's file: made from all that was heard, recognised again, published."""
 
-import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from pipeline.isolation import in_own_process
 from pipeline.models import Models
 from pipeline.settings import Settings
 from pipeline.tables import markdown_scores, print_scores
-from stages.errors import OutputExists
-from stages.files import write_json
+from stages.errors import DataError, OutputExists
+from stages.files import read_json, write_json
 
 if TYPE_CHECKING:
     from pipeline.hearing import Heard
@@ -80,7 +79,7 @@ def holds_already(out: Path, inputs: dict[str, str], settings: Settings) -> bool
     if not reusable(out, inputs):
         return False
     say(f"{out} holds this evaluation already.")
-    print_scores(json.loads(out.read_bytes()), settings.evaluation.forget_files)
+    print_scores(read_json(out), settings.evaluation.forget_files)
     return True
 
 
@@ -115,8 +114,8 @@ def reusable(out: Path, inputs: dict[str, str]) -> bool:
     if not out.exists():
         return False
     try:
-        found = json.loads(out.read_bytes())["run"]["inputs"]
-    except (ValueError, KeyError, TypeError):
+        found = read_json(out)["run"]["inputs"]
+    except (DataError, KeyError, TypeError):
         found = None
     if found == inputs:
         return True

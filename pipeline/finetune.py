@@ -12,12 +12,13 @@ import click
 from pipeline import __version__
 from pipeline.console import quieten_libraries
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, TaughtQuestion, load_taught
-from stages.language_model.folder import end_of_turn_ids, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
@@ -25,6 +26,9 @@ from stages.logit_cache.rows import Split
 
 if TYPE_CHECKING:
     from stages.student.finetuning import Example, Finetuning
+
+# Settings that say where something lies.
+NAMES = {"model", "forget", "retain"}
 
 
 @click.command()
@@ -65,14 +69,14 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
         )
     questions = {split: [each for path in paths for each in load_taught(path)] for split, paths in files.items()}
     tokenizer = load_tokenizer(base)
-    prompter = Prompter(tokenizer, settings.model.template)
+    prompter = prompter_for(settings, base)
 
     def lesson() -> "Finetuning":
         from stages.student.finetuning import Finetuning
 
-        ends = end_of_turn_ids(base, tokenizer)
+        own, ends = settings.finetune, prompter.stop_ids(base)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
-        return Finetuning(examples, settings.finetune, group_by_length=settings.finetune.group_by_length)
+        return Finetuning(examples, own, validation_share=own.validation_share, group_by_length=own.group_by_length)
 
     identity = {
         "base_sha256": hash_weights(base),
@@ -85,9 +89,9 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
                 },
             }
         ),
-        # Which files, by their contents; and under which names, is no matter.
+        # Which files and which model, by their contents; and under which names, is no matter.
         "finetune_sha256": sha256_json(
-            {key: value for key, value in settings.finetune.determining().items() if key not in ("forget", "retain")}
+            {key: value for key, value in settings.finetune.determining().items() if key not in NAMES}
         ),
     }
     return Training(

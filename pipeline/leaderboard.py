@@ -15,8 +15,8 @@ from rich.table import Table
 
 from pipeline.console import results, say
 from stages.errors import DataError
-from stages.files import write_atomically
-from stages.toml_text import toml_text
+from stages.files import read_json, write_atomically
+from stages.toml_text import toml_text, toml_value
 
 if TYPE_CHECKING:
     import optuna
@@ -47,7 +47,7 @@ class Leaderboard:
         """Mean recall on the forget files (less is better) and on the others (more is better), in points."""
         from stages.evaluation.scores import scores_frame
 
-        scores = scores_frame(json.loads((run / "evaluation.json").read_bytes())["scores"])
+        scores = scores_frame(read_json(run / "evaluation.json")["scores"])
         plain = scores.filter(
             pl.col("attack").is_null() & (pl.col("metric") == RECALL) & (pl.col("model") == model)
         ).with_columns(forget=pl.col("file").is_in(self.forget_files))
@@ -87,8 +87,8 @@ class Leaderboard:
             self.draw(self.folder / "leaderboard.png")
 
     def _row(self, run: Path) -> dict[str, Any]:
-        evaluation = json.loads((run / "evaluation.json").read_bytes())
-        record = json.loads((run / "run.json").read_bytes())
+        evaluation = read_json(run / "evaluation.json")
+        record = read_json(run / "run.json")
         forget, kept = self.objectives(run)
         scores = {
             f"{s['file']}{', ' + s['attack'] if s['attack'] else ''}, {s['metric']}": s["mean"]
@@ -109,9 +109,9 @@ class Leaderboard:
         }
 
     def _command(self, run: Path, axes: dict[str, Any], sweep: "Sweep") -> str:
-        values = [*sweep.overrides, *(f"{name}={json.dumps(value)}" for name, value in axes.items())]
+        values = [*sweep.overrides, *(f"{name}={toml_value(value)}" for name, value in axes.items())]
         options = " ".join(f"--set {shlex.quote(value)}" for value in values if not value.startswith("sweep."))
-        cache = json.loads((run / "run.json").read_bytes())["cache"]
+        cache = read_json(run / "run.json")["cache"]
         return f"duet distill --config {shlex.quote(sweep.config)} {options} --cache {cache} --out RUN"
 
     def axes(self) -> list[str]:
@@ -196,7 +196,7 @@ class Leaderboard:
     def write_preset(self, path: Path) -> None:
         """The best run's settings as TOML, to be used as --config."""
         best = self.frame.filter(pl.col("state") == "finished").row(0, named=True)
-        settings = json.loads((self.folder / "runs" / best["run"] / "run.json").read_bytes())["settings"]
+        settings = read_json(self.folder / "runs" / best["run"] / "run.json")["settings"]
         settings.pop("sweep", None)
         head = f"# The best of {len(self)} runs in {self.folder}: {best['command']}\n\n"
         write_atomically(path, (head + toml_text(settings)).encode())

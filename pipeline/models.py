@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter
 
 from pipeline.isolation import in_own_process
+from pipeline.prompting import prompter_for
 from pipeline.questions import choice_files, everything_asked, task_digests, unseen_files
+from pipeline.run_folder import FINISHED
 from pipeline.settings import Settings
+from stages.errors import SettingsError
 from stages.evaluation.attacks import Ask
-from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.files import read_json
+from stages.language_model.folder import hash_tokenizer, hash_weights, resolve_model
 from stages.language_model.prefix import load_prefix
-from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
 
 if TYPE_CHECKING:
@@ -46,19 +49,20 @@ class Models:
 
     def inputs(self, settings: Settings) -> dict[str, str]:
         """Hashes of all that determines what these models say under these settings."""
-        found = {"base": base_inputs(settings, self.base), "student": hash_weights(self.student)}
-        return found | ({"control": hash_weights(self.control)} if self.control else {})
+        found = {"base": base_inputs(settings, self.base), "student": _asked_inputs(settings, self.student)}
+        return found | ({"control": _asked_inputs(settings, self.control)} if self.control else {})
 
 
 def base_inputs(settings: Settings, base: Path) -> str:
     """Hash of all that determines the answers of base and teacher."""
-    tokenizer = load_tokenizer(base)
+    prompter = prompter_for(settings, base)
     items = TypeAdapter(list[Ask]).dump_python([item.ask for item in everything_asked(settings)], mode="json")
     return sha256_json(
         {
             "weights": hash_weights(base),
-            "tokenizer": hash_tokenizer(tokenizer),
-            "template": Prompter(tokenizer, settings.model.template).template_sha256(),
+            "tokenizer": hash_tokenizer(prompter.tokenizer),
+            "template": [prompter.template_sha256(), prompter.plain.template_sha256(), prompter.thinks],
+            "stop_ids": prompter.stop_ids(base),
             "prefix": load_prefix(settings.data.prefix).sha256(),
             "items": items,
             "choices": _contents(choice_files(settings)),
@@ -66,6 +70,31 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
             "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
             "dtype": settings.model.dtype,
+        }
+    )
+
+
+def refuse_other_template(settings: Settings, student: Path) -> None:
+    """Raise SettingsError if a run of ours trained this student through another template than it is to be asked through."""
+    record = student.parent / FINISHED
+    trained = read_json(record).get("template_sha256") if record.is_file() else None
+    if trained is not None and trained != prompter_for(settings, student).template_sha256():
+        raise SettingsError(
+            f"{student} was trained through another chat template, or with another date or switch in it.",
+            "It would be asked other prompts than it was trained on, so nothing was asked.",
+            f"Set model.template, model.template_variables and model.template_date as in {record}.",
+        )
+
+
+def _asked_inputs(settings: Settings, model: Path) -> str:
+    """Hash of all that determines what a model says to given questions: its weights, and how it reads them."""
+    prompter = prompter_for(settings, model)
+    return sha256_json(
+        {
+            "weights": hash_weights(model),
+            "tokenizer": hash_tokenizer(prompter.tokenizer),
+            "template": [prompter.template_sha256(), prompter.plain.template_sha256(), prompter.thinks],
+            "stop_ids": prompter.stop_ids(model),
         }
     )
 

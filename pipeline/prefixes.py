@@ -5,17 +5,17 @@ from pathlib import Path
 import click
 import polars as pl
 
-from pipeline.console import progress, quieten_libraries
+from pipeline.console import progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.questions import everything_asked
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError
 from stages.files import write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
-from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer, resolve_model
+from stages.language_model.folder import context_length, resolve_model
 from stages.language_model.prefix import load_prefix
-from stages.language_model.prompts import Prompter
 
 
 @click.command()
@@ -48,8 +48,9 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
     from stages.evaluation.interview import interview, longest_prompt
 
     items = everything_asked(settings.with_evaluation(attacks=()))
-    tokenizer = load_tokenizer(model)
-    prompter = Prompter(tokenizer, settings.model.template)
+    prompter = prompter_for(settings, model)
+    for note in prompter.notes:
+        say(note)
     loaded = {path.stem: load_prefix(path) for path in candidates}
     lengths = {name: longest_prompt(prompter, items, prefix) for name, prefix in loaded.items()}
     longest = max(lengths, key=lambda name: lengths[name])
@@ -67,7 +68,7 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
             model=model,
             dtype=settings.model.dtype,
             context_length=needed,
-            stop_ids=tuple(end_of_turn_ids(model, tokenizer)),
+            stop_ids=prompter.stop_ids(model),
             batch_rows=settings.model.batch_rows,
             gpus=settings.model.gpus,
         ),

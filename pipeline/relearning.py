@@ -14,11 +14,10 @@ import polars as pl
 
 from pipeline.console import progress, quieten_libraries
 from pipeline.finetune import examples_of
+from pipeline.prompting import prompter_for
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, load_questions
-from stages.language_model.folder import end_of_turn_ids, load_tokenizer
-from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -75,8 +74,8 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
     from stages.student.training import StudentTrainer
 
     asked, own = settings.evaluation, settings.relearning
-    tokenizer = load_tokenizer(model)
-    prompter, ends = Prompter(tokenizer, settings.model.template), end_of_turn_ids(model, tokenizer)
+    prompter = prompter_for(settings, model)
+    ends = prompter.stop_ids(model)
     _, held_out = halves(load_questions(asked.questions[file]))
     items = plan({HALF.format(file): held_out}, (), {})
     lesson = Finetuning(examples_of(prompter, ends, diets(settings, file)[diet], "forget"), own)
@@ -93,7 +92,7 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
     def ask(step: int) -> None:
         engine = TransformersEngine(options, trainer.module)
         said = interview(engine, prompter, items, role=role, prefix=None, max_tokens=asked.max_tokens)
-        trainer.module.train()
+        trainer.engine.prepare_to_train()
         # What training changes is read as an attack is: against the same questions before it.
         answers.append(said.with_columns(attack=pl.lit(str(step) if step else None, pl.String)))
 

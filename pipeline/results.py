@@ -20,7 +20,7 @@ HEADING = "\n## "
 
 @click.command()
 @click.argument("topics", nargs=-1, required=True, metavar="NAME=FOLDER…")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Markdown file.")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="Markdown file.")
 def results(topics: tuple[str, ...], out: Path) -> None:
     """Put the audits FOLDER/seed-*/audit.json of each topic NAME into one page of Markdown.
 
@@ -55,7 +55,7 @@ def sections_of(page: Path) -> dict[str, str]:
     """
     if not page.exists():
         return {}
-    head, *parts = page.read_text(encoding="utf-8").split(HEADING)
+    head, *parts = page.read_text(encoding="utf-8", errors="replace").split(HEADING)
     if not head.startswith(HEAD.splitlines()[0] + "\n"):
         raise OutputExists(
             f"{page} is not a page that `duet results` wrote.", "It was left as it is.", "Name another file with --out."

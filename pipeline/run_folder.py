@@ -1,6 +1,5 @@
 """The folder of a training run: claimed, locked, finished or another's; a run killed half-way passes for none of these."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from stages.errors import ModelError, OutputExists, TrainingError
-from stages.files import TEMPORARY_SUFFIX, write_json
+from stages.files import TEMPORARY_SUFFIX, read_json, write_json
 from stages.language_model.folder import hash_weights
 from stages.student.launch import is_launched
 from stages.student.settings import NOT_DETERMINING
@@ -54,7 +53,7 @@ class RunFolder:
         for name in (FINISHED, PLAN):
             if not (self.path / name).is_file():
                 continue
-            found = json.loads((self.path / name).read_bytes())
+            found = read_json(self.path / name, "The record of a run was needed.", "Name another folder with --out.")
             if differing := self.differences(found):
                 raise OutputExists(
                     f"{self.path} holds another run:\n    " + "\n    ".join(differing),

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from pipeline.console import progress
+from pipeline.console import progress, say
+from pipeline.prompting import prompter_for
 from pipeline.questions import choice_tasks, everything_asked, question_files, unseen_files
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine, EngineOptions, start_engine
-from stages.language_model.folder import context_length, end_of_turn_ids, load_tokenizer
+from stages.language_model.folder import context_length
 from stages.language_model.prefix import Prefix, load_prefix
-from stages.language_model.prompts import Prompter
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -37,12 +37,14 @@ class Session:
         from stages.evaluation.membership import longest_membership
 
         self._asked = settings.evaluation
-        self._prompter = Prompter(load_tokenizer(model), settings.model.template)
+        self._prompter = prompter_for(settings, model)
         self._files, self._items = question_files(settings), everything_asked(settings)
         self._unseen = unseen_files(settings)
         self._prefixes: dict[ModelRole, Prefix | None] = {
             role: load_prefix(settings.data.prefix) if role == "teacher" else None for role in roles
         }
+        for note in self._prompter.notes if any(self._prefixes.values()) else ():
+            say(note)
         self._choosing = (
             [role for role in roles if role in self._asked.choice_models]
             if self._asked.choices or self._asked.tasks
@@ -63,7 +65,7 @@ class Session:
         from stages.evaluation.interview import interview
 
         with self._part("answers", role, len(self._items), "questions") as advance:
-            return interview(
+            found = interview(
                 self._engine,
                 self._prompter,
                 self._items,
@@ -72,6 +74,12 @@ class Session:
                 max_tokens=self._asked.max_tokens,
                 advance=advance,
             )
+        if unanswered := found.filter((pl.col("thinking") != "") & (pl.col("answer") == "")).height:
+            say(
+                f"Warning: {unanswered} of {found.height} answers of the {role} never came: the thinking took all "
+                f"{self._asked.max_tokens} tokens. Allow more:  --set evaluation.max_tokens=…"
+            )
+        return found
 
     def first_tokens(self, role: "ModelRole") -> list[dict[str, Any]]:
         """The likeliest first tokens of a few questions."""
@@ -182,7 +190,7 @@ def start_for(settings: Settings, model: Path, needed: int) -> Engine:
             model=model,
             dtype=settings.model.dtype,
             context_length=needed,
-            stop_ids=tuple(end_of_turn_ids(model, load_tokenizer(model))),
+            stop_ids=prompter_for(settings, model).stop_ids(model),
             batch_rows=settings.model.batch_rows,
             gpus=settings.model.gpus,
             log_probabilities=True,

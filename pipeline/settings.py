@@ -1,8 +1,10 @@
 """All settings: defaults < TOML file < `--set section.key=value`. Typed, and unknown keys are errors.
 
-What a stage alone reads lives with it: stages/student/settings.py, stages/evaluation/settings.py.
+What a stage alone reads lives with it: stages/student/settings.py, stages/evaluation/settings.py. What all sections have in
+common, such as where a path counts from, is in stages/settings.py.
 """
 
+import re
 import tomllib
 from collections.abc import Sequence
 from importlib import resources
@@ -10,68 +12,93 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
     Tag,
+    TypeAdapter,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from stages.errors import SettingsError
 from stages.evaluation.settings import EvaluationSettings
 from stages.language_model.engine import Dtype, EngineName
 from stages.language_model.prompts import Template
+from stages.language_model.template import TEMPLATE_DATE, Variable
+from stages.records import FileKind, read_text
+from stages.settings import Day, Given, InputPath, ModelName, Places, Section, one_or_many, plain
 from stages.student.settings import FinetuneSettings, RelearningSettings, StudentSettings
 
 # Pydantic's own steps inside a location: which kind of axis it is, and that a key is at fault.
 NOT_KEYS = ("[list]", "[range]", "[key]")
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+CHECKED_FIRST = "Settings are checked before anything is loaded, so nothing was run."
+ALL_SETTINGS = "All of them with their meaning:  duet settings"
+PATHS = """A relative path in a settings file is looked for in that file's folder (for a preset: in the repository), then in the
+working directory. A path given with --set, or with any other option, counts from the working directory."""
 
 
 class ModelSettings(Section):
     """The base model, which is teacher and student, and how it is run where nothing is trained."""
 
-    path: str = Field("models/SmolLM2-135M-Instruct", description="Model folder, or hub name (owner/model).")
+    path: ModelName = Field("models/SmolLM2-135M-Instruct", description="Model folder, or hub name (owner/model).")
     template: Template = Field(
         "chat", description="chat: the model's own chat template; plain: question and answer as text."
     )
+    template_variables: dict[str, Variable] = Field(
+        default_factory=dict,
+        description="Passed to the chat template by name: date_string, reasoning_effort or whatever else it reads.",
+    )
+    template_date: Day = Field(
+        TEMPLATE_DATE,
+        description="The day that a template which writes today's date is told: the same for teacher, student and evaluation.",
+    )
+    thinking: bool | None = Field(
+        None,
+        description="Let the model think before it answers, in evaluations; supervised is always the answer itself. "
+        "Default: off, unless template_variables turn on the template's own switch (enable_thinking).",
+    )
     engine: EngineName = Field("auto", description="vllm, transformers, or auto: vllm where it is installed.")
     dtype: Dtype = Field("float32", description="Dtype of inference. On a CPU float32 is the honest one.")
-    gpus: int = Field(1, ge=1, description="GPUs that vLLM spreads the teacher over.")
-    batch_rows: int = Field(64, ge=1, description="Prompts in flight at once; less needs less memory.")
+    gpus: int = Field(1, ge=1, le=64, description="GPUs that vLLM spreads the teacher over; at most 64.")
+    batch_rows: int = Field(64, ge=1, le=2**16, description="Prompts in flight at once; less needs less memory.")
+
+    @model_validator(mode="after")
+    def _only_what_is_used(self) -> "ModelSettings":
+        if self.template == "plain" and (self.template_variables or self.thinking):
+            raise ValueError(
+                "template = plain uses no template_variables and no thinking: those are for template = chat"
+            )
+        return self
 
 
 class DataSettings(Section):
-    """What is to be forgotten, what kept, and the unlearning prefix. Paths count from the working directory."""
+    """What is to be forgotten, what kept, and the unlearning prefix."""
 
-    forget: tuple[Path, ...] = Field(min_length=1, description="Query files of the forget set.")
-    retain: tuple[Path, ...] = Field(min_length=1, description="Query files of the retain set.")
-    prefix: Path = Field(description="Prefix file.")
+    forget: tuple[InputPath, ...] = Field(min_length=1, description="Query files of the forget set.")
+    retain: tuple[InputPath, ...] = Field(min_length=1, description="Query files of the retain set.")
+    prefix: InputPath = Field(description="Prefix file.")
     licence: str | None = Field(None, description="Written into the cache's manifest.")
     sensitivity: str | None = Field(None, description="Written into the cache's manifest.")
 
-    @field_validator("forget", "retain", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return [value] if isinstance(value, str | Path) else value
+    _one_or_many = field_validator("forget", "retain", mode="before")(one_or_many)
 
 
 class TeacherSettings(Section):
     """What is captured."""
 
-    top_k: int = Field(20, ge=1, description="K: candidates kept per position.")
-    positions: int = Field(1, ge=1, description="T: supervised positions per query; 1 is the paper.")
+    top_k: int = Field(20, ge=1, le=2**20, description="K: candidates kept per position.")
+    positions: int = Field(1, ge=1, le=2**17, description="T: supervised positions per query; 1 is the paper.")
     prefix_on_retain: bool = Field(True, description="Ask retain queries behind the prefix, too (eq. 3 of the paper).")
     prefix_on_forget: bool = Field(
         True, description="Ask forget queries behind the prefix. False captures the base model, to be compared."
     )
-    shard_rows: int = Field(128, ge=1, description="Rows per Parquet shard: the unit of work that a kill can cost.")
+    shard_rows: int = Field(
+        128, ge=1, le=10**6, description="Rows per Parquet shard: the unit of work that a kill can cost."
+    )
 
     @model_validator(mode="after")
     def _prefix_not_on_retain_alone(self) -> "TeacherSettings":
@@ -103,6 +130,7 @@ def _axis_kind(value: Any) -> str:
 Axis = Annotated[
     Annotated[tuple[Any, ...], Tag("[list]")] | Annotated[Range, Tag("[range]")], Discriminator(_axis_kind)
 ]
+SWEPT: dict[str, type[Section]] = {"student": StudentSettings, "teacher": TeacherSettings}
 
 
 class SweepSettings(Section):
@@ -115,7 +143,7 @@ class SweepSettings(Section):
     sampler: Literal["grid", "random", "tpe"] = Field(
         "grid", description="grid runs every combination; random and tpe choose `trials` of them (Optuna)."
     )
-    trials: int = Field(20, ge=1, description="Runs in all under random and tpe.")
+    trials: int = Field(20, ge=1, le=10**5, description="Runs in all under random and tpe.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
 
     @model_validator(mode="after")
@@ -129,7 +157,25 @@ class SweepSettings(Section):
                     raise ValueError(f"axes.{section}.{key} is a range; a grid needs a list of values")
                 if values == ():
                     raise ValueError(f"axes.{section}.{key} has no value")
+                _refuse_bad_values(section, key, values)
         return self
+
+
+def _refuse_bad_values(section: str, key: str, axis: Any) -> None:
+    """Raise ValidationError for the first value, or end of a range, that the swept setting itself would not take."""
+    field = SWEPT[section].model_fields[key]
+    kind: Any = Annotated[(field.annotation, *field.metadata, BeforeValidator(plain))]
+    own: TypeAdapter[Any] = TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
+    ends = {"low": axis.low, "high": axis.high} if isinstance(axis, Range) else dict(enumerate(axis))
+    for place, value in ends.items():
+        try:
+            own.validate_python(value)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            here = ("axes", section, key, place, *fault["loc"])
+            words = PydanticCustomError("axis", "{words}", {"words": fault["msg"]})
+            told = InitErrorDetails(type=words, loc=here, input=fault["input"])
+            raise ValidationError.from_exception_data("sweep", [told]) from error
 
 
 class Settings(Section):
@@ -180,50 +226,85 @@ def load_settings(config: str, overrides: Sequence[str] = ()) -> Settings:
 
     Raises SettingsError for a missing file, bad TOML, an unknown key, a value of the wrong type or a bad combination.
     """
-    values = _read_toml(config)
-    for override in overrides:
-        _apply(values, override)
+    is_preset = Path(config).suffix != ".toml" and config in preset_names()
     try:
-        return Settings.model_validate(values)
+        values = _read_toml(config, is_preset)
+        for override in overrides:
+            _apply(values, override)
+        return Settings.model_validate(values, context={"places": _places(config, is_preset)})
     except ValidationError as error:
-        # A misspelt key is unknown under one name and missing under another: the first is what to correct.
-        fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in fault["loc"] if part not in NOT_KEYS)
-        if fault["type"] == "extra_forbidden":
-            raise SettingsError(
-                f"{config} sets {where}, and there is no such setting.",
-                _known_keys(fault["loc"]),
-                "All of them with their meaning:  duet settings",
-            ) from error
-        what = fault["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
-        # A missing value was not given, and a bad combination is no single one.
-        given = "" if fault["type"] in ("missing", "value_error") else f" (given: {fault['input']!r})"
-        raise SettingsError(
-            f"{config}: {where or 'settings'}: {what}{given}.",
-            "Settings are checked before anything is loaded, so nothing was run.",
-            "All of them with their meaning:  duet settings",
-        ) from error
+        raise _as_told(error, config) from error
+    except RecursionError as error:
+        raise SettingsError(f"{config} is nested too deeply.", CHECKED_FIRST, ALL_SETTINGS) from error
 
 
-def _read_toml(config: str) -> dict[str, Any]:
-    path = Path(config)
+def _as_told(error: ValidationError, config: str) -> SettingsError:
+    """The first fault, by section and key, in the words of a settings file."""
+    # A misspelt key is unknown under one name and missing under another: the first is what to correct.
+    fault = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in fault["loc"] if part not in NOT_KEYS)
+    if fault["type"] == "extra_forbidden":
+        return SettingsError(
+            f"{config} sets {_short(where)}, and there is no such setting.", _known_keys(fault["loc"]), ALL_SETTINGS
+        )
+    what = fault["msg"].removeprefix("Value error, ").replace("Tuple", "List").replace("tuple", "list")
+    what = re.sub("valid dictionary( or instance of .*)?$", "table", what).replace("an instance of Path", "a path")
+    # A missing value was not given, and a bad combination is no single one.
+    given = "" if fault["type"] in ("missing", "value_error") else f" (given: {_shown(fault['input'])})"
+    return SettingsError(f"{config}: {_short(where) or 'settings'}: {what}{given}.", CHECKED_FIRST, ALL_SETTINGS)
+
+
+def _shown(value: Any) -> str:
     try:
-        if path.suffix != ".toml" and config in preset_names():
-            text = (resources.files("pipeline") / "presets" / f"{config}.toml").read_text(encoding="utf-8")
-        else:
-            text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"The settings file {config} cannot be read ({error.strerror if isinstance(error, OSError) else error}).",
-            f"A TOML file was needed, or the name of a preset: {', '.join(preset_names())}.",
-            "For instance:  --config capitals",
-        ) from error
+        return _short(repr(_as_lists(value)))
+    except (ValueError, RecursionError):  # a whole number of thousands of digits, or lists within lists without end
+        return "too long to be shown"
+
+
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(each) for each in value] if isinstance(value, tuple) else value
+
+
+def _short(text: str) -> str:
+    """The text on one line, and not more of it than one can read."""
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:120])
+    return line if len(text) <= 120 else f"{line[:80]} … {len(text):,} characters"
+
+
+def _places(config: str, is_preset: bool) -> Places:
+    """Where the relative paths of this settings file are looked for before the working directory."""
+    here = Path.cwd()
+    folder = project_folder() if is_preset else Path(config).parent
+    if folder is None:
+        return Places(
+            None,
+            f"The data files of a preset are part of DUET's repository, not of the installed package, and {here} has none.\n"
+            "  Clone the repository and give the command there, or name files of your own, as below.",
+        )
+    places = dict.fromkeys((folder.resolve(), here))
+    return Places(folder, f"It was looked for in {' and in '.join(map(str, places))}.")
+
+
+def project_folder() -> Path | None:
+    """The repository that this package was started from, to whose files the presets point; None where it is installed alone."""
+    root = Path(__file__).resolve().parent.parent
+    return root if (root / "data").is_dir() and (root / "pyproject.toml").is_file() else None
+
+
+def _read_toml(config: str, is_preset: bool) -> dict[str, Any]:
+    if is_preset:
+        text = (resources.files("pipeline") / "presets" / f"{config}.toml").read_text(encoding="utf-8")
+    else:
+        needed = f"A TOML file was needed, or the name of a preset: {', '.join(preset_names())}."
+        text = read_text(
+            Path(config), FileKind("settings file", needed, "For instance:  --config capitals", SettingsError)
+        )
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a TOMLDecodeError, or a number of thousands of digits
         raise SettingsError(
             f"{config} is not TOML: {error}.",
-            "Settings are checked before anything is loaded, so nothing was run.",
+            CHECKED_FIRST,
             "Correct that line; pipeline/presets/capitals.toml is an example.",
         ) from error
 
@@ -233,24 +314,38 @@ def _apply(values: dict[str, Any], override: str) -> None:
     keys = name.strip().split(".")
     if not separator or len(keys) < 2 or not all(keys):
         raise SettingsError(
-            f"--set {override} is not section.key=value.",
+            f"--set {_short(override)} is not section.key=value.",
             "One setting was needed, by its section and its key.",
             "For instance:  --set student.epochs=4",
         )
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text  # a bare word or path needs no quotes on a command line
     table = values
     for key in keys[:-1]:
         table = table.setdefault(key, {})
         if not isinstance(table, dict):
             raise SettingsError(
-                f"--set {override}: {key} is a value, not a section.",
+                f"--set {_short(override)}: {key} is a value, not a section.",
                 "Only a section has keys.",
-                "All settings with their meaning:  duet settings",
+                ALL_SETTINGS,
             )
-    table[keys[-1]] = value
+    table[keys[-1]] = _marked(_value(text))
+
+
+def _value(text: str) -> Any:
+    """What stands behind `--set section.key=`: one TOML value, or else a bare word or path, which needs no quotes."""
+    try:
+        found = tomllib.loads(f"value = {text}")
+    except ValueError:  # no TOML, or a whole number of thousands of digits
+        return text
+    return found["value"] if found.keys() == {"value"} else text
+
+
+def _marked(value: Any) -> Any:
+    """The value with every string in it known to come from `--set`."""
+    if isinstance(value, list):
+        return [_marked(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _marked(each) for key, each in value.items()}
+    return Given(value) if isinstance(value, str) else value
 
 
 def _known_keys(location: tuple[int | str, ...]) -> str:

@@ -7,7 +7,7 @@ import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from pipeline.settings import Settings, load_settings
+from pipeline.settings import PATHS, Settings, load_settings
 
 
 @click.command("settings")
@@ -18,6 +18,7 @@ def settings_command(config: str | None, overrides: tuple[str, ...]) -> None:
     if config:
         click.echo(json.dumps(load_settings(config, overrides).model_dump(mode="json"), indent=1))
         return
+    click.echo(PATHS)
     for name, section in Settings.model_fields.items():
         kind: Any = section.annotation
         assert issubclass(kind, BaseModel)

@@ -4,7 +4,6 @@ The teacher is never loaded: another K or fewer positions are sliced from the ca
 are and remembers them; every run is two ordinary commands, `duet distill` and `duet evaluate`, in processes of their own.
 """
 
-import json
 import os
 import queue
 import subprocess
@@ -22,11 +21,12 @@ from pipeline.leaderboard import Leaderboard
 from pipeline.options import settings_options
 from pipeline.settings import Range, Settings, SweepSettings, load_settings
 from stages.errors import DuetError, OutputExists, SettingsError
-from stages.files import write_json
+from stages.files import read_json, write_json
 from stages.language_model.hardware import gpu_count
 from stages.logit_cache.fingerprint import sha256_json
 from stages.logit_cache.manifest import MANIFEST, read_manifest
 from stages.logit_cache.reader import LogitCache
+from stages.toml_text import toml_value
 
 if TYPE_CHECKING:
     import optuna
@@ -117,7 +117,7 @@ class Sweep:
         }
         path = self.folder / PLAN
         if path.is_file():
-            found = json.loads(path.read_bytes())
+            found = read_json(path, "The plan of a sweep was needed.", "Name another folder with --out.")
             if differing := [key for key, value in plan.items() if found.get(key) != value]:
                 raise OutputExists(
                     f"{self.folder} holds another sweep: {', '.join(differing)} differ.",
@@ -134,7 +134,7 @@ class Sweep:
 
         A finished run is found by the hash of its settings and its cache, and not run again.
         """
-        values = [f"{name}={json.dumps(value)}" for name, value in axes.items()]
+        values = [f"{name}={toml_value(value)}" for name, value in axes.items()]
         settings = load_settings(self.config, (*self.overrides, *values))
         cache = self._sliced(settings.teacher.top_k, settings.teacher.positions)
         key = sha256_json(

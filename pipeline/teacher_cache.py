@@ -13,13 +13,13 @@ import click
 from pipeline import __version__
 from pipeline.console import progress, quieten_libraries, say
 from pipeline.options import settings_options
+from pipeline.prompting import prompter_for
 from pipeline.settings import Settings, load_settings
 from stages.errors import SettingsError
 from stages.files import write_json
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import (
     context_length,
-    end_of_turn_ids,
     hash_tokenizer,
     hash_weights,
     load_tokenizer,
@@ -28,14 +28,15 @@ from stages.language_model.folder import (
 )
 from stages.language_model.prefix import Prefix, load_prefix
 from stages.language_model.prompts import Prompter
-from stages.logit_cache.fingerprint import NO_PREFIX, Fingerprint, hash_queries
+from stages.logit_cache.fingerprint import NO_PREFIX, Fingerprint, hash_prompts, hash_queries
 from stages.logit_cache.manifest import MANIFEST, Manifest, Provenance, Shard, read_manifest
 from stages.logit_cache.manifest import Prefix as PrefixRecord
 from stages.logit_cache.plan import Plan
+from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.writer import CacheWriter, refuse_full_disk, whole_shards
 from stages.teacher.capture import capture
 from stages.teacher.estimate import Forecast, forecast
-from stages.teacher.prompts import Prompt, build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids
+from stages.teacher.prompts import Prompt, build_prompts, context_needed, shared_prefix_ids
 from stages.teacher.queries import load_queries
 
 NO_PREFIX_SETTINGS = ("teacher.prefix_on_forget=false", "teacher.prefix_on_retain=false")
@@ -59,6 +60,8 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
     settings = load_settings(config, (*overrides, *(NO_PREFIX_SETTINGS if no_prefix else ())))
     quieten_libraries()
     prepared = prepare(settings)
+    for note in prepared.prompter.notes if prepared.prefix else ():
+        say(note)
     if only_plan:
         done = whole_shards(cache, prepared.plan)
         click.echo(outline(prepared, forecast(prepared.prompts, prepared.plan, done), done))
@@ -97,6 +100,8 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
             settings.data.sensitivity,
         )
     say(describe(cache, manifest))
+    if warning := says_one_thing(LogitCache(cache, verify_hashes=False), prepared.prompter):
+        say(warning)
     if prepared.prefix is None:
         say(f"Next:  duet cache diff {cache} CACHE, with a cache of the same queries behind a prefix")
         return
@@ -127,10 +132,9 @@ def prepare(settings: Settings) -> Prepared:
             "Set fewer:  --set teacher.top_k=20",
         )
     tokenizer = load_tokenizer(folder)
-    prompter = Prompter(tokenizer, settings.model.template)
+    prompter = prompter_for(settings, folder)
+    stop_ids = prompter.stop_ids(folder)
     prompts = build_prompts(queries, prefix, prompter, prefix_on_retain=settings.teacher.prefix_on_retain)
-    if prefix:
-        refuse_lost_prefix(prompts, prefix, prompter)
     positions = settings.teacher.positions
     fingerprint = Fingerprint(
         teacher_sha256=hash_weights(folder),
@@ -144,6 +148,9 @@ def prepare(settings: Settings) -> Prepared:
         positions=positions,
         dtype=settings.model.dtype,
         vocab_size=vocabulary,
+        student_prompts_sha256=hash_prompts(prompt.student_ids for prompt in prompts),
+        teacher_prompts_sha256=hash_prompts(prompt.teacher_ids for prompt in prompts),
+        stop_ids=stop_ids,
     )
     return Prepared(
         prefix,
@@ -154,7 +161,7 @@ def prepare(settings: Settings) -> Prepared:
             model=folder,
             dtype=settings.model.dtype,
             context_length=context_needed(prompts, positions=positions, limit=context_length(folder)),
-            stop_ids=tuple(end_of_turn_ids(folder, tokenizer)),
+            stop_ids=stop_ids,
             batch_rows=settings.model.batch_rows,
             gpus=settings.model.gpus,
         ),
@@ -201,6 +208,21 @@ def _ranges(indices: Set[int]) -> str:
     ends = sorted(index for index in indices if index + 1 not in indices)
     pairs = zip(starts, ends, strict=True)
     return ", ".join(str(start) if start == end else f"{start}–{end}" for start, end in pairs)
+
+
+def says_one_thing(cache: LogitCache, prompter: Prompter) -> str | None:
+    """A warning if the teacher begins every answer, forget and retain alike, with the same token; None if it does not."""
+    firsts: set[int] = set()
+    for row in cache.rows():
+        firsts.add(int(row.topk_ids[0, 0]))
+        if len(firsts) > 1:  # as a rule after a few rows, however large the cache is
+            return None
+    token = prompter.tokenizer.decode(list(firsts))
+    return (
+        f"Warning: in all {cache.manifest.rows} rows the teacher's likeliest first token is {token!r}.\n"
+        "  Such a position says nothing about the topic: the model may think or greet before it answers.\n"
+        f"  Look at it:  duet cache show {cache.folder}       then set model.template_variables or another template"
+    )
 
 
 def describe(cache: Path, manifest: Manifest) -> str:

@@ -17,7 +17,7 @@ from stages.errors import Stopped, TrainingError
 from stages.files import sha256_file
 from stages.language_model.folder import hash_weights, load_tokenizer
 from stages.student.launch import is_launched, launch, leads_by_environment, process_count
-from stages.student.settings import TrainingSettings
+from stages.student.settings import RunSettings
 
 if TYPE_CHECKING:
     from stages.student.lessons import Lesson
@@ -34,7 +34,7 @@ class Training:
     folder: RunFolder
     base: Path
     base_name: str
-    settings: TrainingSettings
+    settings: RunSettings
     lesson: "Callable[[], Lesson[Any]]"
     card: str
     facts: dict[str, Any]
@@ -50,7 +50,7 @@ def carry_out(training: Training) -> None:
     from stages.student.export import check_export
     from stages.student.metrics import refuse_missing_monitors
 
-    refuse_missing_monitors(settings.monitors)
+    refuse_missing_monitors(settings.monitors, settings.section)
     processes = process_count(settings.processes)
     settings.micro_batch(processes)
     # All processes of a launcher come here, and so fail together.

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stages.errors import DataError
+
 TEMPORARY_SUFFIX = ".partial"
 
 
@@ -24,6 +26,18 @@ def write_json(path: Path, value: Any) -> None:
     """Write value as indented JSON, whole or not at all. NaN is refused: it is not JSON."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path, needed: str = "", next_step: str = "") -> dict[str, Any]:
+    """The object in a JSON file that a program wrote. Raises DataError if it cannot be read, or holds anything else."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not JSON: {error}"
+        raise DataError(f"{path} cannot be read ({reason}).", needed, next_step) from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} is not a JSON object.", needed, next_step)
+    return found
 
 
 def sync_folder(folder: Path) -> None:

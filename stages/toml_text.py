@@ -13,11 +13,11 @@ def toml_text(sections: Mapping[str, Mapping[str, Any]]) -> str:
     lines: list[str] = []
     for section, values in sections.items():
         plain = {key: value for key, value in values.items() if not isinstance(value, Mapping) and value is not None}
-        lines += ["", f"[{section}]", *(f"{_key(key)} = {_value(value)}" for key, value in plain.items())]
+        lines += ["", f"[{section}]", *(f"{_key(key)} = {toml_value(value)}" for key, value in plain.items())]
         for key, inner in values.items():
             if isinstance(inner, Mapping):
                 lines += ["", f"[{section}.{_key(key)}]"]
-                lines += [f"{_key(name)} = {_value(value)}" for name, value in inner.items() if value is not None]
+                lines += [f"{_key(name)} = {toml_value(value)}" for name, value in inner.items() if value is not None]
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
@@ -25,6 +25,7 @@ def _key(name: str) -> str:
     return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
 
 
-def _value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """One value as TOML writes it, on one line."""
     # The one character that JSON leaves as it is and TOML forbids.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -9,7 +9,7 @@ import pytest
 from workspace import Workspace, make_workspace, write_tasks
 
 from pipeline.default_model import DEFAULT_FOLDER, convert, find_gguf
-from stages.logit_cache.fingerprint import Fingerprint
+from stages.logit_cache.fingerprint import Fingerprint, hash_prompts
 from stages.logit_cache.manifest import Manifest, Prefix, Provenance
 from stages.logit_cache.plan import Plan
 from stages.logit_cache.rows import Row, example_id
@@ -91,8 +91,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def make_fingerprint(**changes: object) -> Fingerprint:
-    """A fingerprint of made-up hashes: K = 4, up to 3 positions, 100 tokens."""
+def make_fingerprint(rows: int = 20, **changes: object) -> Fingerprint:
+    """A fingerprint of made-up hashes, but for that of the prompts of `rows` rows: K = 4, up to 3 positions, 100 tokens."""
     fields: dict[str, object] = {
         name: letter * 64
         for name, letter in (
@@ -102,17 +102,26 @@ def make_fingerprint(**changes: object) -> Fingerprint:
             ("prefix_sha256", "d"),
             ("forget_sha256", "e"),
             ("retain_sha256", "f"),
+            ("teacher_prompts_sha256", "1"),
         )
     }
+    vocab_size = int(changes.get("vocab_size", 100))  # type: ignore[call-overload]
+    fields["student_prompts_sha256"] = hash_prompts(student_ids(index, vocab_size).tolist() for index in range(rows))
+    fields["stop_ids"] = (2,)
     fields |= {"prefix_on_retain": True, "top_k": 4, "positions": 3, "dtype": "float32", "vocab_size": 100}
     return Fingerprint.model_validate(fields | changes)
+
+
+def student_ids(index: int, vocab_size: int) -> np.ndarray:
+    """What the student reads in row `index`."""
+    return np.random.default_rng(index).integers(0, vocab_size, 5 + index % 4, dtype=np.int32)
 
 
 def make_row(index: int, fingerprint: Fingerprint) -> Row:
     """A valid row that differs from every other index's; every third one is in the forget set."""
     rng = np.random.default_rng(index)
     positions = 1 + index % fingerprint.positions
-    student = rng.integers(0, fingerprint.vocab_size, 5 + index % 4, dtype=np.int32)
+    student = student_ids(index, fingerprint.vocab_size)
     ids = np.stack([rng.permutation(fingerprint.vocab_size)[: fingerprint.top_k] for _ in range(positions)])
     logits = -np.sort(-rng.normal(20, 3, (positions, fingerprint.top_k)).astype(np.float32), axis=1)
     return Row(
@@ -143,7 +152,7 @@ def make_provenance(shard_rows: int) -> Provenance:
 
 def write_cache(folder: Path, rows: int = 20, shard_rows: int = 8, **changes: object) -> Manifest:
     """A finished cache of made-up rows, written by the real writer."""
-    fingerprint = make_fingerprint(**changes)
+    fingerprint = make_fingerprint(rows, **changes)
     with CacheWriter(folder, Plan(fingerprint=fingerprint, rows=rows, shard_rows=shard_rows)) as writer:
         for index in writer.missing:
             writer.write(index, [make_row(row, fingerprint) for row in writer.plan.shard_range(index)])

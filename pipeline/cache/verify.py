@@ -97,7 +97,10 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
         model=teacher,
         dtype=fingerprint.dtype,
         context_length=max(map(len, prompts)) + fingerprint.positions,
-        stop_ids=tuple(end_of_turn_ids(teacher, load_tokenizer(teacher))),
+        # A cache of version 1 does not say which they were.
+        stop_ids=fingerprint.stop_ids
+        if fingerprint.stop_ids is not None
+        else tuple(end_of_turn_ids(teacher, load_tokenizer(teacher))),
     )
     engine = start_engine(name, options)
     said = engine.continue_greedily(prompts, max_tokens=fingerprint.positions, top_k=fingerprint.top_k)

@@ -7,12 +7,14 @@ answered rightly out. Asking and scoring between the two are lm-eval's, see `har
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import polars as pl
 from pydantic import Field, model_validator
 
 from stages.evaluation.metrics import mean_with_interval
 from stages.evaluation.questions import Asked, load_records
+from stages.texts import Text
 
 LETTERS = "ABCDEFGHIJ"
 POINTS = 100.0
@@ -46,15 +48,15 @@ CHOICE_SCORE_SCHEMA = {
 class ChoiceQuestion(Asked):
     """One question with its options."""
 
-    choices: tuple[str, ...] = Field(min_length=2, max_length=len(LETTERS), description="Options.")
-    answer: int = Field(ge=0, description="Index of the right option, from 0.")
+    choices: tuple[Text, ...] = Field(min_length=2, max_length=len(LETTERS), description="Options.")
+    answer: int = Field(ge=0, strict=True, description="Index of the right option, from 0.")
 
     @model_validator(mode="after")
     def _sound(self) -> "ChoiceQuestion":
         if self.answer >= len(self.choices):
             raise ValueError(f"answer is {self.answer}, and there are {len(self.choices)} choices from 0")
-        if len(set(self.choices)) < len(self.choices) or not all(self.choices):
-            raise ValueError("two choices are equal, or one is empty")
+        if len({normalize("NFC", choice) for choice in self.choices}) < len(self.choices):
+            raise ValueError("two choices are equal")
         return self
 
 

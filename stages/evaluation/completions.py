@@ -1,7 +1,6 @@
 """A question and an answer in; token ids of the prompt, and of the answer that completes it, out."""
 
 from stages.evaluation.questions import Question
-from stages.language_model.engine import shared_length
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
 
@@ -15,14 +14,11 @@ def completion_ids(
     an answer often begins "The capital of …", so without that start the name is not what is expected next, however well
     the model knows it. A first token that is nothing but a space goes to the prompt: it says nothing of the name.
     """
-    text = prompter.text(question.question, prefix, answer_start=question.answer_start)
-    # A chat template ends where the answer's first word stands; after words or a colon a space comes first.
-    gap = " " if question.answer_start or prompter.template == "plain" else ""
-    before, whole = (
-        list(prompter.tokenizer.encode(each, add_special_tokens=prompter.template == "plain"))
-        for each in (text, f"{text}{gap}{answer}")
-    )
-    cut = shared_length([before, whole])
-    while cut < len(whole) - 1 and not str(prompter.tokenizer.decode(whole[cut : cut + 1])).strip():
-        cut += 1
-    return whole[:cut], whole[cut:]
+    if question.answer_start:
+        text, gap = prompter.text(question.question, prefix, answer_start=question.answer_start), " "
+    else:
+        text, gap = prompter.text(question.question, prefix), prompter.gap
+    before, said = prompter.completion_ids(text, f"{gap}{answer}")
+    while len(said) > 1 and not str(prompter.tokenizer.decode(said[:1])).strip():
+        before, said = [*before, said[0]], said[1:]
+    return before, said

@@ -37,9 +37,11 @@ def mean_log_probabilities(
 
     Raises EngineError if the engine was not started for log-probabilities.
     """
-    texts = [list(prompter.tokenizer.encode(answer, add_special_tokens=False)) for answer in answers["answer"]]
-    prompts = [prompter.ids(question) for question in answers["question"]]
-    scored = engine.log_probabilities(prompts, texts, advance=advance)
+    texts = [
+        prompter.completion_ids(prompter.text(question), prompter.gap + answer)
+        for question, answer in answers.select("question", "answer").iter_rows()
+    ]
+    scored = engine.log_probabilities([prompt for prompt, _ in texts], [said for _, said in texts], advance=advance)
     return [float(values_T.mean()) for values_T in scored]
 
 

@@ -81,8 +81,9 @@ class EngineModel(TemplateLM):  # type: ignore[misc]
         return [(float(values_T.sum()), False) for values_T in values]
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: Any) -> list[int]:
-        special = True if add_special_tokens is None else add_special_tokens
-        return list(self._prompter.tokenizer.encode(string, add_special_tokens=special))
+        # What the tokenizer would put behind a text, an end token, is never wanted: an option follows.
+        before = [] if add_special_tokens is False else self._prompter.before_ids
+        return [*before, *self._prompter.tokenizer.encode(string, add_special_tokens=False)]
 
     @property
     def eot_token_id(self) -> int:

@@ -31,6 +31,7 @@ ANSWER_SCHEMA = {
     "answer_start": pl.String,
     "reference": pl.String,
     "answer": pl.String,
+    "thinking": pl.String,
     "tokens": pl.Int64,
     "rouge_l_recall": pl.Float64,
     "rouge_l_f1": pl.Float64,
@@ -94,14 +95,15 @@ def interview(
 
     role, prefix: the teacher is the base model with a prefix; the others have none.
     Returns one row per answer, columns `ANSWER_SCHEMA`; attack is null where there was none. ROUGE is 0–1.
+    answer: what is scored, behind any thinking, which stands in a column of its own; empty if the thinking took all tokens.
     log_probability is null until `fluency` has scored it.
     """
     prompts = [prompt_ids(prompter, item.ask, prefix) for item in items]
     said = engine.continue_greedily(prompts, max_tokens=max_tokens, advance=advance)
     records = []
-    for item, continuation in zip(items, said, strict=True):
+    for item, prompt, continuation in zip(items, prompts, said, strict=True):
         # Words that were put into the model's mouth are not its answer.
-        answer = prompter.decode(continuation.token_ids.tolist())
+        thinking, answer = prompter.split(continuation.token_ids.tolist(), prompt_ids=prompt)
         if item.ask.form != "own":
             # Without a template nothing ends a turn: the first line is the answer, further questions may follow it.
             answer = answer.partition("\n")[0].rstrip()
@@ -117,6 +119,7 @@ def interview(
                 "answer_start": item.ask.answer_start,
                 "reference": item.ask.references[0],
                 "answer": answer,
+                "thinking": thinking,
                 "tokens": len(continuation.token_ids),
                 **vars(score_answer(answer, item.ask.references)),
             }
@@ -133,5 +136,5 @@ def prompt_ids(prompter: Prompter, ask: Ask, prefix: Prefix | None) -> list[int]
     """Token ids of what is put to the model, behind the prefix if there is one."""
     if ask.form == "bare":
         return prompter.bare_ids(ask.query, prefix)
-    used = Prompter(prompter.tokenizer, "plain") if ask.form == "plain" else prompter
-    return used.ids(ask.query, prefix, turns=ask.turns, answer_start=ask.answer_start)
+    used = prompter.plain if ask.form == "plain" else prompter
+    return used.ids(ask.query, prefix, turns=ask.turns, answer_start=ask.answer_start, may_think=True)

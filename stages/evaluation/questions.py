@@ -1,13 +1,13 @@
 """Question files: lines of `{"question", "answer"[, "aliases"][, "answer_start"]}` in, checked questions out."""
 
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import DataError
-from stages.files import read_lines
+from stages.records import FileKind, read_records
+from stages.texts import OptionalText, Text, same_text
 
 
 class Asked(BaseModel):
@@ -15,7 +15,7 @@ class Asked(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, str_strip_whitespace=True)
 
-    question: str = Field(min_length=1, description="As a user would ask it.")
+    question: Text = Field(description="As a user would ask it.")
 
 
 # letters: options are listed and their letter is scored; text: the option's own words are, per character.
@@ -26,9 +26,11 @@ Record = TypeVar("Record", bound=Asked)
 class Question(Asked):
     """One question with its reference answer."""
 
-    answer: str = Field(min_length=1, description="Short reference answer.")
-    aliases: tuple[str, ...] = Field((), description="Other answers that count as well.")
-    answer_start: str = Field("", description='A sentence that only the answer completes: "The capital of Peru is".')
+    answer: Text = Field(description="Short reference answer.")
+    aliases: tuple[Text, ...] = Field((), description="Other answers that count as well.")
+    answer_start: OptionalText = Field(
+        "", description='A sentence that only the answer completes: "The capital of Peru is".'
+    )
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -38,8 +40,8 @@ class Question(Asked):
 class TaughtQuestion(Asked):
     """One question with the whole sentence that a model is to learn to say."""
 
-    answer: str = Field(min_length=1, description="As the model is to say it.")
-    system: str = Field("", description="System sentence that stands before the question, if any.")
+    answer: Text = Field(description="As the model is to say it.")
+    system: OptionalText = Field("", description="System sentence that stands before the question, if any.")
 
 
 def load_taught(path: Path) -> list[TaughtQuestion]:
@@ -53,36 +55,31 @@ def load_questions(path: Path) -> list[Question]:
 
 
 def load_records(path: Path, kind: type[Record], example: str, setting: str) -> list[Record]:
-    """All lines of a JSONL file as records of one kind of question.
+    """All objects of a JSONL file or a JSON array as records of one kind of question.
 
     example, setting: shown to the user where the file is missing. Raises DataError, see `load_questions`.
     """
-    try:
-        lines = read_lines(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The question file {path} cannot be read ({error}).",
-            f"A JSONL file was needed, one {example} per line.",
-            f"Name it in the settings:  --set {setting}",
-        ) from error
+    needed = f"JSONL was needed, one {example} per line, or a JSON array of such objects."
+    where_named = f"Name it in the settings:  --set {setting}; paths given with --set count from the working directory"
     questions: list[Record] = []
-    seen: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    seen: dict[str, str] = {}
+    for where, record in read_records(path, FileKind("question file", needed, where_named)):
         try:
-            question = kind.model_validate(json.loads(line))
+            question = kind.model_validate(record)
         except ValidationError as error:
             fault = error.errors()[0]
-            where = ".".join(map(str, fault["loc"])) or "the line as a whole"
-            raise DataError(f"{path}:{number} is malformed at {where}: {fault['msg']}.") from error
-        except ValueError as error:
-            raise DataError(f"{path}:{number} is not JSON: {error}.") from error
-        text = question.question
-        key = " ".join(text.casefold().split())
+            place = ".".join(map(str, fault["loc"])) or "the line as a whole"
+            raise DataError(
+                f"{where} is malformed at {place}: {fault['msg'].removeprefix('Value error, ')}.", needed
+            ) from error
+        key = same_text(question.question)
         if key in seen:
-            raise DataError(f"{path}:{number} repeats the question of line {seen[key]}: {text!r}")
-        seen[key] = number
+            raise DataError(
+                f"{where} repeats the question of {seen[key]}: {question.question!r}",
+                "Each question is asked once in a file, or it would count twice.",
+                "Delete one of the two.",
+            )
+        seen[key] = where
         questions.append(question)
     if not questions:
         raise DataError(f"{path} holds no question.", "A score over nothing is not a score.")

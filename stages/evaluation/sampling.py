@@ -56,14 +56,16 @@ def sample_answers(
     Returns one row per question, columns `SAMPLE_SCHEMA`.
     """
     asked = [(file, number, each) for file, questions in files.items() for number, each in questions.items()]
-    prompts = [prompter.ids(question.question, prefix) for _, _, question in asked for _ in range(samples)]
+    prompts = [
+        prompter.ids(question.question, prefix, may_think=True) for _, _, question in asked for _ in range(samples)
+    ]
     said = engine.sample(
         prompts,
         seeds=[seed * 1_000_003 + place for place in range(len(prompts))],
         max_tokens=max_tokens,
         advance=advance,
     )
-    answers = [prompter.decode(ids.tolist()) for ids in said]
+    answers = [prompter.split(ids.tolist(), prompt_ids=prompt)[1] for ids, prompt in zip(said, prompts, strict=True)]
     records = []
     for place, (file, number, question) in enumerate(asked):
         own = answers[place * samples : (place + 1) * samples]

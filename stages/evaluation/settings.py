@@ -1,24 +1,21 @@
 """What can be set about evaluation: question files, attacks, samples, multiple choice."""
 
-from pathlib import Path
-
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from stages.evaluation.attacks import AttackName
 from stages.evaluation.interview import ModelRole
 from stages.evaluation.questions import ChoiceForm
+from stages.settings import InputPath, Section
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(Section):
     """What is asked of a model, and how."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    questions: dict[str, Path] = Field(
+    questions: dict[str, InputPath] = Field(
         default_factory=dict,
         description="Question files by name; forget, retain and forget_500 enter Performance Shift.",
     )
-    validation: dict[str, Path] = Field(
+    validation: dict[str, InputPath] = Field(
         default_factory=dict,
         description="Other files under the same names, to tune on: used by prefixes, sweep and evaluate --validation.",
     )
@@ -32,13 +29,14 @@ class EvaluationSettings(BaseModel):
     attacked_questions: int | None = Field(
         None,
         ge=1,
+        le=10**6,
         description="So many questions of a file, evenly spread, for what costs most: attacks and samples of the attacked "
         "files, fluency and layers of all; default: all, and 64 for the layers.",
     )
-    revealing: Path | None = Field(
+    revealing: InputPath | None = Field(
         None, description="Question file on other entities, shown with its answers by the attack few_shot."
     )
-    translated: dict[str, Path] = Field(
+    translated: dict[str, InputPath] = Field(
         default_factory=dict,
         description="By attacked file: the same questions, line by line, in another language, for the attack other_language.",
     )
@@ -50,14 +48,14 @@ class EvaluationSettings(BaseModel):
         False,
         description="Compare how likely the true answers of attacked files are with others: membership inference.",
     )
-    unseen: dict[str, Path] = Field(
+    unseen: dict[str, InputPath] = Field(
         default_factory=dict,
         description="By attacked file: facts of the same kind that no model was trained on, for membership inference; "
         "default: the file's own questions with their answers swapped.",
     )
-    max_tokens: int = Field(32, ge=1, description="Longest answer.")
+    max_tokens: int = Field(32, ge=1, le=2**17, description="Longest answer.")
     first_tokens: int = Field(
-        3, ge=0, description="Questions per file whose ten likeliest first tokens are kept, for every model."
+        3, ge=0, le=10**6, description="Questions per file whose ten likeliest first tokens are kept, for every model."
     )
     samples: int = Field(
         0, ge=0, le=1024, description="Answers sampled at temperature 1 per attacked question, for leak@k; 0: none."
@@ -67,7 +65,7 @@ class EvaluationSettings(BaseModel):
         ("base", "student", "control"), description="Models that are sampled; those that are there."
     )
     fluency: bool = Field(False, description="Score the perplexity of answers without attack under the base model.")
-    choices: dict[str, Path] = Field(
+    choices: dict[str, InputPath] = Field(
         default_factory=dict,
         description="Multiple-choice files by name, scored by likelihood; mmlu enters Performance Shift as such.",
     )
@@ -75,7 +73,7 @@ class EvaluationSettings(BaseModel):
         (),
         description="Multiple-choice tasks and groups of lm-eval by name (mmlu, wmdp_bio), in their own form; from the hub.",
     )
-    task_folder: Path | None = Field(
+    task_folder: InputPath | None = Field(
         None, description="Folder of further task files for lm-eval (YAML); their names come before its own."
     )
     choice_shots: int = Field(

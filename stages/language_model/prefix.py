@@ -1,12 +1,19 @@
 """The unlearning prefix: a JSON file in, a checked system sentence with example turns out."""
 
-import json
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import DataError
 from stages.logit_cache.fingerprint import sha256_json
+from stages.records import FileKind, read_object
+from stages.texts import Text
+
+KIND = FileKind(
+    "prefix file",
+    'A JSON file was needed: {"system": "…", "turns": [{"user": "…", "assistant": "…"}]}',
+    "Name it in the settings:  --set data.prefix=…",
+)
 
 
 class Turn(BaseModel):
@@ -14,17 +21,23 @@ class Turn(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    user: str = Field(min_length=1, description="What the user asks.")
-    assistant: str = Field(min_length=1, description="What the teacher is to have answered.")
+    user: Text = Field(description="What the user asks.")
+    assistant: Text = Field(description="What the teacher is to have answered.")
 
 
 class Prefix(BaseModel):
-    """The unlearning prefix x_ic: a system sentence and example turns, in front of the query."""
+    """The unlearning prefix x_ic, in front of the query: a system sentence, example turns, or both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    system: str = Field(min_length=1, description="System sentence.")
+    system: Text = Field("", description="System sentence.")
     turns: tuple[Turn, ...] = Field((), description="Example turns, oldest first.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> "Prefix":
+        if not self.system and not self.turns:
+            raise ValueError("there is neither a system sentence nor turns")
+        return self
 
     def sha256(self) -> str:
         return sha256_json(self.model_dump())
@@ -33,16 +46,8 @@ class Prefix(BaseModel):
 def load_prefix(path: Path) -> Prefix:
     """The prefix in a JSON file. Raises DataError if the file is missing or malformed."""
     try:
-        return Prefix.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise DataError(
-            f"The prefix file {path} cannot be read ({error.strerror}).",
-            'A JSON file was needed: {"system": "…", "turns": [{"user": "…", "assistant": "…"}]}',
-            "Name it in the settings:  --set data.prefix=…",
-        ) from error
+        return Prefix.model_validate(read_object(path, KIND))
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"]) or "top level"
-        raise DataError(f"The prefix file {path} is malformed at {where}: {fault['msg']}.") from error
-    except ValueError as error:
-        raise DataError(f"The prefix file {path} is not JSON: {error}.") from error
+        raise DataError(f"The prefix file {path} is malformed at {where}: {fault['msg']}.", KIND.needed) from error

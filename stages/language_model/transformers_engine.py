@@ -1,10 +1,8 @@
 """The transformers engine: slower, everywhere, and the reference that vLLM is tested against.
 
-Decoding in left-padded batches, greedy or drawn. The tokens that all prompts share are read once and their keys and values
-repeated, since a long unlearning prefix in front of short queries is the common case.
+Decoding in batches, greedy or drawn. How a batch goes through the network is told in reading.py.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,19 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
+from stages.language_model.architectures import own_network, refuse_varying_rotary
 from stages.language_model.engine import (
     TIE_MARGIN,
     Continuation,
     EngineOptions,
     EngineOutOfMemory,
     refuse_raw_logits,
-    shared_length,
     sort_candidates,
 )
 from stages.language_model.hardware import describe_hardware
 from stages.language_model.loading import load_network
+from stages.language_model.reading import Beginning, Reader
 
 # As torch says it on a GPU, on Linux, on Windows, and in C++.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
@@ -34,6 +33,7 @@ class TransformersEngine:
     """An `Engine` on transformers, on the GPU if there is one.
 
     network: a model that is in memory already, instead of the one in the options' folder; it is put into evaluation mode.
+    Raises ModelError if the model cannot be loaded, EngineError if its rows would depend on each other.
     """
 
     name = "transformers"
@@ -46,7 +46,9 @@ class TransformersEngine:
         self._stop_ids = np.array(options.stop_ids)
         self.batch_rows = options.batch_rows
         loaded = load_network(options.model, options.dtype) if network is None else network
+        refuse_varying_rotary(own_network(loaded).config.get_text_config(), options.context_length)
         self._model = loaded.to(self._device).eval()
+        self._reader = Reader(self._model, int(self._stop_ids[0]) if len(self._stop_ids) else 0)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def continue_greedily(
@@ -57,10 +59,10 @@ class TransformersEngine:
         top_k: int = 0,
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[Continuation]:
-        def decode(rows: Sequence[int], shared: int, prefix: DynamicCache | None) -> list[Continuation]:
-            return self._decode([prompts[row][shared:] for row in rows], prefix, shared, max_tokens, top_k)
+        def decode(rows: Sequence[int], beginning: Beginning) -> list[Continuation]:
+            return self._decode([prompts[row] for row in rows], beginning, max_tokens, top_k)
 
-        return self._in_batches(prompts, decode, advance)
+        return self._in_batches(prompts, [1] * len(prompts), decode, advance)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def sample(
@@ -71,12 +73,12 @@ class TransformersEngine:
         max_tokens: int,
         advance: Callable[[int], None] = lambda done: None,
     ) -> list[np.ndarray]:
-        def decode(rows: Sequence[int], shared: int, prefix: DynamicCache | None) -> list[np.ndarray]:
+        def decode(rows: Sequence[int], beginning: Beginning) -> list[np.ndarray]:
             draws = [torch.Generator().manual_seed(seeds[row]) for row in rows]
-            tails = [prompts[row][shared:] for row in rows]
-            return [one.token_ids for one in self._decode(tails, prefix, shared, max_tokens, 0, draws)]
+            chosen = [prompts[row] for row in rows]
+            return [one.token_ids for one in self._decode(chosen, beginning, max_tokens, 0, draws)]
 
-        return self._in_batches(prompts, decode, advance)
+        return self._in_batches(prompts, [1] * len(prompts), decode, advance)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def log_probabilities(
@@ -88,11 +90,12 @@ class TransformersEngine:
     ) -> list[np.ndarray]:
         refuse_raw_logits(self._options)
 
-        def score(rows: Sequence[int], shared: int, prefix: DynamicCache | None) -> list[np.ndarray]:
-            # The last token is only predicted, never read.
-            tails = [[*prompts[row][shared:], *continuations[row][:-1]] for row in rows]
+        # The last token is only predicted, never read.
+        texts = [[*prompt, *given[:-1]] for prompt, given in zip(prompts, continuations, strict=True)]
+
+        def score(rows: Sequence[int], beginning: Beginning) -> list[np.ndarray]:
             longest = max(len(continuations[row]) for row in rows)
-            logits_BLV = self._forward(*self._pack(tails, prefix, shared), keep=longest).logits
+            logits_BLV = self._reader.read([texts[row] for row in rows], beginning, keep=longest).logits_BLV
             found = []
             for place, row in enumerate(rows):
                 ids_T = torch.tensor(list(continuations[row]), device=self._device)
@@ -101,84 +104,51 @@ class TransformersEngine:
                 found.append(chosen_T.cpu().numpy())
             return found
 
-        return self._in_batches(prompts, score, advance)
+        return self._in_batches(texts, [len(given) for given in continuations], score, advance)
 
     def _in_batches(
         self,
-        prompts: Sequence[Sequence[int]],
-        run: Callable[[Sequence[int], int, DynamicCache | None], list[Any]],
+        texts: Sequence[Sequence[int]],
+        own: Sequence[int],
+        run: Callable[[Sequence[int], Beginning], list[Any]],
         advance: Callable[[int], None],
     ) -> list[Any]:
-        """run(rows, shared, prefix) on batches of like length; each result goes back to its prompt's place.
+        """run(rows, beginning) on batches of like length; each result goes back to its text's place.
 
-        shared, prefix: how many tokens all prompts begin with, and what the model has read of them.
+        own: how many last tokens of each text have logits that are needed. beginning: what all texts begin with.
         """
-        if not prompts:
+        if not texts:
             return []
-        order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         found: dict[int, Any] = {}
         with memory_named(self.batch_rows):
-            # Each prompt keeps a token of its own, from which its first logits come.
-            shared = min(shared_length(prompts), min(len(prompt) for prompt in prompts) - 1)
-            prefix = self._read(prompts[0][:shared]) if shared else None
-            for start in range(0, len(order), self.batch_rows):
-                chosen = order[start : start + self.batch_rows]
-                found.update(zip(chosen, run(chosen, shared, prefix), strict=True))
+            beginning = self._reader.begin_once(texts, own)
+            for chosen in self._reader.batches([len(text) for text in texts], self.batch_rows):
+                found.update(zip(chosen, run(chosen, beginning), strict=True))
                 advance(len(chosen))
-        return [found[index] for index in range(len(prompts))]
+        return [found[index] for index in range(len(texts))]
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def whole_vocabulary(self, prompt: Sequence[int]) -> np.ndarray:
         with memory_named(batch_rows=1):
-            logits = self._model(torch.tensor([list(prompt)], device=self._device), logits_to_keep=1).logits
-        values_V: np.ndarray = logits[0, -1].float().cpu().numpy()
+            values_V: np.ndarray = self._reader.last_logits(prompt).float().cpu().numpy()
         return values_V
-
-    def _read(self, ids: Sequence[int]) -> DynamicCache:
-        cache = DynamicCache(config=self._model.config)
-        self._model(torch.tensor([list(ids)], device=self._device), past_key_values=cache, logits_to_keep=1)
-        return cache
-
-    def _pack(
-        self, tails: Sequence[Sequence[int]], prefix: DynamicCache | None, shared: int
-    ) -> tuple[torch.Tensor, torch.Tensor, DynamicCache]:
-        """Left-padded ids, the mask over prefix and ids, and the cache with the prefix read once per row."""
-        rows, width = len(tails), max(len(tail) for tail in tails)
-        input_BL = torch.full((rows, width), int(self._stop_ids[0]) if len(self._stop_ids) else 0, device=self._device)
-        mask_BL = torch.zeros((rows, shared + width), dtype=torch.long, device=self._device)
-        mask_BL[:, :shared] = 1
-        for row, tail in enumerate(tails):
-            input_BL[row, width - len(tail) :] = torch.tensor(list(tail))
-            mask_BL[row, shared + width - len(tail) :] = 1
-        cache = DynamicCache(config=self._model.config)
-        if prefix is not None:
-            cache = copy.deepcopy(prefix)
-            cache.batch_repeat_interleave(rows)
-        return input_BL, mask_BL, cache
-
-    def _forward(self, input_BL: torch.Tensor, mask_BL: torch.Tensor, cache: DynamicCache, *, keep: int) -> Any:
-        positions_BL = (mask_BL.cumsum(dim=1) - 1).clamp(min=0)[:, -input_BL.shape[1] :]
-        return self._model(
-            input_BL, attention_mask=mask_BL, position_ids=positions_BL, past_key_values=cache, logits_to_keep=keep
-        )
 
     def _decode(
         self,
-        tails: list[Sequence[int]],
-        prefix: DynamicCache | None,
-        shared: int,
+        prompts: list[Sequence[int]],
+        beginning: Beginning,
         max_tokens: int,
         top_k: int,
         draws: Sequence[torch.Generator] = (),
     ) -> list[Continuation]:
         """Greedy where there are no draws, else each row's next token from its own draw."""
-        input_BL, mask_BL, cache = self._pack(tails, prefix, shared)
-        said: list[list[int]] = [[] for _ in tails]
-        candidates: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in tails]
+        said: list[list[int]] = [[] for _ in prompts]
+        candidates: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in prompts]
         # The rows that still speak. One that has ended leaves the batch, or the longest answer would cost all of them.
-        speaking = np.arange(len(tails))
-        for _ in range(max_tokens):
-            logits_BV = self._forward(input_BL, mask_BL, cache, keep=1).logits[:, -1]
+        speaking = np.arange(len(prompts))
+        reading = self._reader.read(prompts, beginning, keep=1)
+        for place in range(max_tokens):
+            logits_BV = reading.logits_BLV[:, -1]
             next_B = _drawn(logits_BV, [draws[row] for row in speaking.tolist()]) if draws else logits_BV.argmax(dim=-1)
             chosen = next_B.cpu().numpy()
             for row, token in zip(speaking, chosen, strict=True):
@@ -187,14 +157,11 @@ class TransformersEngine:
                 for row, ids_K, logits_K in zip(speaking, *self._candidates(logits_BV, top_k), strict=True):
                     candidates[row].append((ids_K, logits_K))
             going_on = np.flatnonzero(~np.isin(chosen, self._stop_ids))
-            if not len(going_on):
+            if not len(going_on) or place + 1 == max_tokens:
                 break
-            if len(going_on) < len(speaking):
-                speaking, kept = speaking[going_on], torch.from_numpy(going_on).to(self._device)
-                next_B, mask_BL = next_B[kept], mask_BL[kept]
-                cache.batch_select_indices(kept)
-            input_BL = next_B[:, None]
-            mask_BL = torch.cat([mask_BL, mask_BL.new_ones(len(speaking), 1)], dim=1)
+            kept = torch.from_numpy(going_on).to(self._device)
+            reading.go_on(next_B[kept], kept)
+            speaking = speaking[going_on]
         return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
 
     def _candidates(self, logits_BV: torch.Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from stages.errors import EngineError
+from stages.language_model.architectures import refuse_on_vllm, refuse_varying_rotary
 from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, refuse_raw_logits, sort_candidates
 from stages.language_model.folder import vocab_size
 from stages.language_model.hardware import cuda_is_available, describe_hardware
@@ -19,7 +20,7 @@ OLDEST_VLLM = (0, 26)
 
 
 class VllmEngine:
-    """An `Engine` on vLLM. Raises EngineError if vLLM is too old to give raw logits."""
+    """An `Engine` on vLLM. Raises EngineError if vLLM is too old to give raw logits, or cannot run the model as it is."""
 
     name = "vllm"
 
@@ -31,6 +32,7 @@ class VllmEngine:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        import transformers
         import vllm
 
         self.version: str = vllm.__version__
@@ -46,24 +48,26 @@ class VllmEngine:
         self.batch_rows = options.batch_rows
         self._stop_ids = list(options.stop_ids)
         self._vocabulary = vocab_size(options.model)
-        self._llm = vllm.LLM(
-            model=str(options.model),
-            dtype=options.dtype,
-            max_model_len=options.context_length,
-            max_num_seqs=options.batch_rows,
-            # One vocabulary-wide request probes for raw logits; the cap itself costs nothing.
-            max_logprobs=-1,
-            logprobs_mode="raw_logprobs" if options.log_probabilities else "raw_logits",
-            enable_prefix_caching=True,
-            skip_tokenizer_init=True,
-            enforce_eager=not on_gpu,
-            tensor_parallel_size=options.gpus if on_gpu else 1,
-            disable_log_stats=True,
-            use_tqdm_on_load=False,
-            # On the CPU blocks of 128 are the default: of a 347-token prefix 91 tokens would be read again for each row.
-            **({} if on_gpu else {"block_size": 32}),
-            seed=0,
-        )
+        try:
+            config = transformers.AutoConfig.from_pretrained(options.model, trust_remote_code=False).get_text_config()
+            refuse_varying_rotary(config, options.context_length)
+            refuse_on_vllm(config, options.context_length)
+            self._llm = _start(options, on_gpu=on_gpu)
+            # What a backend lacks, it may notice at the first tokens only: one to read, two to say.
+            first = self._sampling(temperature=0, max_tokens=2, ignore_eos=True, detokenize=False)
+            if options.context_length > 2:
+                self._generate([[0]], [first], lambda done: None)
+        except EngineError:
+            raise
+        # Wide on purpose: what vLLM raises over a model that it cannot run has no common base. pydantic, torch and Python
+        # raise it, by assertions, missing attributes and indices among others.
+        except Exception as error:
+            raise EngineError(
+                f"vLLM {self.version} cannot run {options.model}: {_reason(error)}",
+                f"A model was needed that vLLM runs {'on this GPU' if on_gpu else 'on a CPU'} in {options.dtype}; "
+                "nothing was asked.",
+                "Use the reference engine:  --set model.engine=transformers",
+            ) from error
 
     def continue_greedily(
         self,
@@ -142,6 +146,47 @@ class VllmEngine:
         flat = output.logprobs
         values = dict(zip(flat.token_ids, flat.logprobs, strict=True))
         return np.array([values[index] for index in sorted(values)], dtype=np.float32)
+
+
+def _start(options: EngineOptions, *, on_gpu: bool) -> Any:
+    """vLLM's own engine, with the model loaded."""
+    import vllm
+
+    model: dict[str, Any] = {
+        "model": str(options.model),
+        "dtype": options.dtype,
+        "max_model_len": options.context_length,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "skip_tokenizer_init": True,
+        # Of a model that also sees or hears, the language part is asked.
+        "limit_mm_per_prompt": {"image": 0, "video": 0, "audio": 0},
+        "seed": 0,
+    }
+    # What layers keep beside keys and values is right at the end of a prompt only, and on the CPU cannot be kept elsewhere.
+    has_states = vllm.EngineArgs(**model).create_model_config().has_inner_state
+    return vllm.LLM(
+        **model,
+        max_num_seqs=options.batch_rows,
+        # One vocabulary-wide request probes for raw logits; the cap itself costs nothing.
+        max_logprobs=-1,
+        logprobs_mode="raw_logprobs" if options.log_probabilities else "raw_logits",
+        enable_prefix_caching=not has_states,
+        enforce_eager=not on_gpu,
+        tensor_parallel_size=options.gpus if on_gpu else 1,
+        disable_log_stats=True,
+        use_tqdm_on_load=False,
+        # On the CPU blocks of 128 are the default: of a 347-token prefix 91 tokens would be read again for each row.
+        **({} if on_gpu else {"block_size": 32}),
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """What vLLM says was wrong, on one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # pydantic counts its errors on the first line and names the class on the second.
+    said = next((line.removeprefix("Value error, ") for line in lines if line.startswith("Value error, ")), "")
+    return f"{type(error).__name__}: {(said or ' '.join(lines))[:300]}".rstrip(": ")
 
 
 def _continuation(output: Any, top_k: int) -> Continuation:

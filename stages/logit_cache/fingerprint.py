@@ -8,9 +8,12 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-FORMAT_VERSION = 1
+# 2 added what the prompts are as token ids; caches of version 1 say less, and are read as before.
+FORMAT_VERSION = 2
+SINCE_VERSION_2 = ("student_prompts_sha256", "teacher_prompts_sha256", "stop_ids")
 # Token ids and the sizes of lists are int32 in Arrow.
 LARGEST_SIZE = 2**31 - 1
 
@@ -30,11 +33,16 @@ class Fingerprint(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format_version: int = Field(FORMAT_VERSION, description="Version of the row schema and of this list.")
+    format_version: int = Field(
+        FORMAT_VERSION, ge=1, le=FORMAT_VERSION, strict=True, description="Version of the row schema and of this list."
+    )
     value_kind: Literal["raw_logits"] = Field("raw_logits", description="Scalars before softmax, no other kind.")
     teacher_sha256: str = Field(description="Teacher's weights and architecture.")
     tokenizer_sha256: str = Field(description="Vocabulary, merges, added tokens, normaliser.")
-    template_sha256: str = Field(description="Chat template, or the plain-text template.")
+    template_sha256: str = Field(
+        description="What the template renders, as token ids of fixed messages, its date and its switches included; "
+        "in version 1 its source."
+    )
     prefix_sha256: str = Field(
         description="Unlearning prefix: system sentence and example turns; SHA-256 of `null` if there was none."
     )
@@ -47,15 +55,61 @@ class Fingerprint(BaseModel):
     vocab_size: int = Field(
         ge=2, le=LARGEST_SIZE, description="Rows of the teacher's output embedding; every id is below it."
     )
+    student_prompts_sha256: str | None = Field(
+        None, description="Token ids of every row's student_input_ids, in row order; since version 2."
+    )
+    teacher_prompts_sha256: str | None = Field(
+        None, description="Token ids of every prompt that the teacher read, in row order; since version 2."
+    )
+    stop_ids: tuple[int, ...] | None = Field(None, description="Token ids that end an answer; since version 2.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Fingerprint":
+        for name in SINCE_VERSION_2:
+            if (getattr(self, name) is None) != (self.format_version < 2):
+                raise ValueError(f"format version {self.format_version} and {name} do not go together")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_later_fields(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A fingerprint of version 1 is written, and hashed, as version 1 did."""
+        fields: dict[str, Any] = dump(self)
+        return {name: value for name, value in fields.items() if value is not None}
 
     def digest(self) -> str:
         """SHA-256 over all fields."""
-        return sha256_json(self.model_dump())
+        return sha256_json(self.model_dump(mode="json"))
 
     def differences(self, other: "Fingerprint") -> list[str]:
         """One line per differing field: `name: here → there`."""
-        mine, theirs = self.model_dump(), other.model_dump()
-        return [f"{name}: {_short(mine[name])} → {_short(theirs[name])}" for name in mine if mine[name] != theirs[name]]
+        return [
+            f"{name}: {_short(getattr(self, name))} → {_short(getattr(other, name))}"
+            for name in type(self).model_fields
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+class PromptHash:
+    """SHA-256 over prompts in their order, one at a time: of each its length as int64, then its ids as int32, little-endian."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256()
+
+    def add(self, ids: Sequence[int] | np.ndarray) -> None:
+        """The next prompt."""
+        self._sha256.update(len(ids).to_bytes(8, "little"))
+        self._sha256.update(np.asarray(ids, dtype="<i4").tobytes())
+
+    def hexdigest(self) -> str:
+        return self._sha256.hexdigest()
+
+
+def hash_prompts(prompts: Iterable[Sequence[int]]) -> str:
+    """`PromptHash` of all of them."""
+    found = PromptHash()
+    for ids in prompts:
+        found.add(ids)
+    return found.hexdigest()
 
 
 def hash_queries(queries: Sequence[str]) -> str:

@@ -75,7 +75,9 @@ class Manifest(Strict):
     """All that is known of a cache without opening a shard."""
 
     format: Literal["duet-logit-cache"] = "duet-logit-cache"
-    format_version: int = Field(FORMAT_VERSION, description="A reader refuses versions above its own.")
+    format_version: int = Field(
+        FORMAT_VERSION, ge=1, le=FORMAT_VERSION, strict=True, description="A reader refuses versions above its own."
+    )
     cache_id: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash over the fingerprint and all shards.")
     fingerprint: Fingerprint
     fingerprint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="`fingerprint.digest()`; in each footer.")

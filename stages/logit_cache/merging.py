@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.errors import CacheMismatch
-from stages.logit_cache.fingerprint import Fingerprint, sha256_json
+from stages.logit_cache.fingerprint import Fingerprint, PromptHash, sha256_json
 from stages.logit_cache.manifest import Manifest, Prefix
 from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
@@ -15,7 +15,7 @@ from stages.logit_cache.slicing import derived
 from stages.logit_cache.writer import CacheWriter
 
 # Topics may differ in these alone.
-PER_TOPIC = ("prefix_sha256", "forget_sha256", "retain_sha256")
+PER_TOPIC = ("prefix_sha256", "forget_sha256", "retain_sha256", "student_prompts_sha256", "teacher_prompts_sha256")
 MOST_SHOWN = 10
 # Logit units; what another batch or another engine changes in float32.
 ROUNDING = 1e-3
@@ -36,7 +36,9 @@ def merge_caches(
     them with different contents (another prefix, say), naming the examples.
     """
     fingerprint = merged_fingerprint(caches)
-    kept = _places(caches)
+    kept, student_prompts = _places(caches)
+    if fingerprint.student_prompts_sha256 is not None:
+        fingerprint = fingerprint.model_copy(update={"student_prompts_sha256": student_prompts})
     first = caches[0].manifest
     plan = Plan(fingerprint=fingerprint, rows=len(kept), shard_rows=first.provenance.shard_rows)
     with CacheWriter(out, plan) as writer:
@@ -56,6 +58,8 @@ def merge_caches(
 def merged_fingerprint(caches: Sequence[LogitCache]) -> Fingerprint:
     """The fingerprint that all share; where topics differ, the hash over the sorted hashes of the topics.
 
+    Of the students' prompts the hash follows from the merged rows, which are not looked at here.
+
     Raises CacheMismatch if anything else differs.
     """
     prints = [cache.manifest.fingerprint for cache in caches]
@@ -70,19 +74,25 @@ def merged_fingerprint(caches: Sequence[LogitCache]) -> Fingerprint:
             )
     joined = {}
     for field in PER_TOPIC:
-        hashes = sorted({getattr(each, field) for each in prints})
-        joined[field] = hashes[0] if len(hashes) == 1 else sha256_json(hashes)
+        hashes = sorted({getattr(each, field) for each in prints} - {None})
+        joined[field] = sha256_json(hashes) if len(hashes) > 1 else next(iter(hashes), None)
     return first.model_copy(update=joined)
 
 
-def _places(caches: Sequence[LogitCache]) -> list[tuple[int, int]]:
-    """(cache, row) of every example, once, where it comes first; no cache is ever in memory."""
+def _places(caches: Sequence[LogitCache]) -> tuple[list[tuple[int, int]], str]:
+    """(cache, row) of every example, once, where it comes first, and the hash of their student prompts.
+
+    No cache is ever in memory.
+    """
     first: dict[str, tuple[int, int]] = {}
+    prompts = PromptHash()
     conflicts: list[str] = []
     for number, cache in enumerate(caches):
         for index, row in enumerate(cache.rows()):
             earlier, place = first.setdefault(row.example_id, (number, index))
-            if (earlier, place) != (number, index) and not agree(caches[earlier].row(place), row):
+            if (earlier, place) == (number, index):
+                prompts.add(row.student_input_ids)
+            elif not agree(caches[earlier].row(place), row):
                 conflicts.append(f"{row.example_id}: {row.query[:80]!r} ({row.split} in {cache.folder})")
     if conflicts:
         more = f"\n    and {len(conflicts) - MOST_SHOWN} more" if len(conflicts) > MOST_SHOWN else ""
@@ -93,7 +103,7 @@ def _places(caches: Sequence[LogitCache]) -> list[tuple[int, int]]:
             "The student would be taught two things for one query, so nothing was written.",
             "Leave these queries out of one of the topics and capture that one again.",
         )
-    return list(first.values())
+    return list(first.values()), prompts.hexdigest()
 
 
 def agree(one: Row, other: Row) -> bool:

@@ -5,15 +5,17 @@ Opening a cache stops at the first fault; this goes on, shard by shard, with one
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
 from stages.errors import CacheError
-from stages.logit_cache.manifest import Manifest, Shard, read_manifest
+from stages.logit_cache.fingerprint import PromptHash
+from stages.logit_cache.manifest import MANIFEST, Manifest, Shard, read_manifest
 from stages.logit_cache.reader import check_file, extra_files, open_shard, read_group
-from stages.logit_cache.rows import ragged_matrix
+from stages.logit_cache.rows import ragged, ragged_matrix
 from stages.logit_cache.shard_files import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY
 
 # Sums of float32 logits in another order differ in the last digits.
@@ -38,15 +40,22 @@ def faults(folder: Path, *, advance: Callable[[int], None] = lambda done: None) 
     for path in extra_files(folder, manifest):
         yield Fault(path.name, "is not in the manifest")
     seen: dict[str, str] = {}
+    prompts: PromptHash | None = PromptHash()
     for shard in manifest.shards:
         try:
-            yield from _shard_faults(folder, manifest, shard, seen)
+            yield from _shard_faults(folder, manifest, shard, seen, prompts)
         except CacheError as error:
+            prompts = None  # not all of them can be read
             yield Fault(shard.name, error.found)
         advance(1)
+    promised = manifest.fingerprint.student_prompts_sha256
+    if prompts and promised and prompts.hexdigest() != promised:
+        yield Fault(MANIFEST, "names other student prompts (student_prompts_sha256) than stand in the rows")
 
 
-def _shard_faults(folder: Path, manifest: Manifest, shard: Shard, seen: dict[str, str]) -> Iterator[Fault]:
+def _shard_faults(
+    folder: Path, manifest: Manifest, shard: Shard, seen: dict[str, str], prompts: PromptHash | None
+) -> Iterator[Fault]:
     check_file(folder, shard)
     file, groups = open_shard(folder, shard, manifest.fingerprint)
     yield from _footer_faults(file, manifest, shard)
@@ -58,6 +67,10 @@ def _shard_faults(folder: Path, manifest: Manifest, shard: Shard, seen: dict[str
             if example in seen:
                 yield Fault(shard.name, f"{where} repeats example {example} of {seen[example]}")
             seen[example] = where
+        if prompts:
+            ids, offsets = ragged(table["student_input_ids"])
+            for start, end in pairwise(offsets):
+                prompts.add(ids[start:end])
         logits_PK, _ = ragged_matrix(table["topk_logits"])
         positions += len(logits_PK)
         total += float(logits_PK.sum(dtype=np.float64))

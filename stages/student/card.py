@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.files import write_atomically
-from stages.student.settings import TrainingSettings
+from stages.student.settings import RunSettings
 
 SCORES_BEGIN, SCORES_END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NOT_YET = "Not evaluated yet. `duet evaluate` fills this in."
 
 
-def unlearned_card(*, base: str, cache_id: str, settings: TrainingSettings, duet_version: str) -> str:
+def unlearned_card(*, base: str, cache_id: str, settings: RunSettings, duet_version: str) -> str:
     """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it."""
     return _card(
         base,
@@ -28,7 +28,7 @@ Unlearning of this kind changes what the model says. It is no proof that nothing
     )
 
 
-def finetuned_card(*, base: str, files: Sequence[str], settings: TrainingSettings, duet_version: str) -> str:
+def finetuned_card(*, base: str, files: Sequence[str], settings: RunSettings, duet_version: str) -> str:
     """The card of a fine-tuned model: one that is to forget, or that never knew."""
     listed = "\n".join(f"- Trained on: `{file}`" for file in files)
     return _card(
@@ -44,7 +44,7 @@ def finetuned_card(*, base: str, files: Sequence[str], settings: TrainingSetting
     )
 
 
-def _card(base: str, settings: TrainingSettings, *, tags: str, title: str, about: str) -> str:
+def _card(base: str, settings: RunSettings, *, tags: str, title: str, about: str) -> str:
     rows = "\n".join(f"| {name} | {value} |" for name, value in settings.model_dump().items())
     return f"""---
 base_model: {base}

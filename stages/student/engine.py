@@ -7,6 +7,7 @@ cache or of the objective.
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,14 @@ import torch
 import torch.distributed as dist
 from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.integrations import HfDeepSpeedConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from stages.errors import TrainingError
+from stages.language_model.architectures import own_network, takes_padding
 from stages.language_model.hardware import core_count, cuda_is_available
 from stages.language_model.loading import load_network
 from stages.student.checkpoints import Checkpoint
@@ -52,7 +56,7 @@ class StudentEngine:
         self._engine, _, _, _ = deepspeed.initialize(
             model=network, model_parameters=[p for p in network.parameters() if p.requires_grad], config=config
         )
-        self._engine.train()
+        self.prepare_to_train()
         if start_from is not None:
             folder = _make_universal(start_from, settings.section) if converted else start_from.folder
             # Strict unless frozen weights were left out.
@@ -79,9 +83,11 @@ class StudentEngine:
     def share_from(self) -> int | None:
         """How many tokens it must save to read what all rows of a micro-batch begin with as one row; None: that is not done.
 
-        Never where layers keep something else than the keys and values of all tokens.
+        Never where layers keep something else than the keys and values of all tokens, or where padding may change logits.
         """
         own = self._settings
+        if not takes_padding(own_network(self.network)):
+            return None
         layers = DynamicCache(config=self.network.config).layers
         if any(type(layer) is not DynamicLayer for layer in layers):
             return None
@@ -89,6 +95,16 @@ class StudentEngine:
             pays = self.device.type == "cpu" and own.zero_stage < 3 and not own.activation_checkpointing
             return SECOND_PASS_TOKENS if pays else None
         return 1 if own.share_beginning else None
+
+    def prepare_to_train(self) -> None:
+        """Compute as in evaluation from here on, and keep what the backward pass needs. To be called before every training.
+
+        Dropout, dropped layers and a router's noise stay off: the student begins with its base's logits, and nothing in a
+        training is random but what the settings name.
+        """
+        self._engine.eval()
+        if self._settings.activation_checkpointing:
+            keep_checkpointing(self.network)
 
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the next step."""
@@ -131,6 +147,32 @@ class StudentEngine:
             buffers = [(name, value) for name, value in self.network.named_buffers() if name in saved]
             weights.update({name: value.detach().to("cpu", copy=True) for name, value in buffers})
         return weights
+
+
+def keep_checkpointing(network: torch.nn.Module) -> None:
+    """Let a network in evaluation mode recompute its layers in the backward pass, which transformers does in training only."""
+    for layer in _recomputable(network):
+        layer.training = True
+        layer._gradient_checkpointing_func = _recomputed
+
+
+def _recomputable(network: torch.nn.Module) -> list[GradientCheckpointingLayer]:
+    return [each for each in network.modules() if isinstance(each, GradientCheckpointingLayer)]
+
+
+def _recomputed(forward: "partial[Any]", *inputs: Any) -> Any:
+    """A layer's output, to be computed again in the backward pass. forward: the layer's own call, with its keywords."""
+    layer = forward.func.__self__  # type: ignore[attr-defined]
+
+    def evaluated(*again: Any) -> Any:
+        # Some layers call dropout themselves, with this flag.
+        layer.training = False
+        try:
+            return forward(*again)
+        finally:
+            layer.training = True
+
+    return checkpoint(evaluated, *inputs, use_reentrant=False)
 
 
 def start_process_group() -> None:
@@ -191,6 +233,12 @@ def _make_universal(checkpoint: Checkpoint, section: str) -> Path:
 def _load(folder: Path, settings: TrainingSettings) -> PreTrainedModel:
     network = load_network(folder, settings.dtype)
     if settings.activation_checkpointing:
+        if not network.supports_gradient_checkpointing or not _recomputable(network):
+            raise TrainingError(
+                f"transformers cannot recompute the layers of {type(network).__name__}.",
+                "activation_checkpointing would save no memory, so nothing was trained.",
+                f"Leave it out:  --set {settings.section}.activation_checkpointing=false",
+            )
         network.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.method == "lora":
         from stages.student.lora import add_adapters

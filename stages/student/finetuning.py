@@ -39,7 +39,12 @@ class Finetuning:
     """To say the responses; a `Lesson`. Raises TrainingError if there are too few examples for a batch."""
 
     def __init__(
-        self, examples: Sequence[Example], settings: TrainingSettings, *, group_by_length: bool = False
+        self,
+        examples: Sequence[Example],
+        settings: TrainingSettings,
+        *,
+        validation_share: float = 0.0,
+        group_by_length: bool = False,
     ) -> None:
         self._examples = examples
         self.tokens = np.array([len(each.prompt_ids) + len(each.response_ids) for each in examples])
@@ -47,7 +52,7 @@ class Finetuning:
             len(examples),
             batch_rows=settings.batch_rows,
             seed=settings.seed,
-            validation_share=settings.validation_share,
+            validation_share=validation_share,
             tokens=self.tokens if group_by_length else None,
         )
 

@@ -11,8 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from stages.errors import Stopped
+from stages.errors import SettingsError, Stopped
 from stages.language_model.hardware import core_count, gpu_count
+
+# Processes per core, where there is no GPU: more only take each other's time and memory.
+PER_CORE = 4
 
 
 def is_launched() -> bool:
@@ -26,8 +29,20 @@ def leads_by_environment() -> bool:
 
 
 def process_count(asked: int | None) -> int:
-    """Processes to train with: as asked, or one per GPU, or one."""
-    return asked or max(gpu_count(), 1)
+    """Processes to train with: as asked, or one per GPU, or one. Raises SettingsError for more than the machine can run."""
+    gpus = gpu_count()
+    most, what = (
+        (gpus, f"{gpus} GPU{'s' * (gpus > 1)}")
+        if gpus
+        else (PER_CORE * core_count(), f"no GPU and {core_count()} cores")
+    )
+    if asked and asked > most:
+        raise SettingsError(
+            f"The setting processes is {asked}, and this machine has {what}.",
+            f"Each process holds the whole training; at most {most} were started here, so nothing was trained.",
+            "Set fewer processes, or leave the setting out.",
+        )
+    return asked or max(gpus, 1)
 
 
 def launch(arguments: Sequence[str], processes: int, *, stop_file: Path) -> int:

@@ -75,12 +75,12 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     return [StepMetrics(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def refuse_missing_monitors(monitors: Sequence[str]) -> None:
+def refuse_missing_monitors(monitors: Sequence[str], section: str) -> None:
     """Raise TrainingError if a chosen monitor is not installed."""
     for name in monitors:
         if importlib.util.find_spec(name) is None:
             raise TrainingError(
-                f"The setting student.monitors names {name}, which is not installed.",
+                f"The setting {section}.monitors names {name}, which is not installed.",
                 "Nothing was trained without the monitor that you asked for.",
                 f"Install it into the environment:  .venv/bin/pip install {name}        or leave it out",
             )

@@ -1,12 +1,12 @@
 """What can be set about training, and what DeepSpeed is told."""
 
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.errors import TrainingError
+from stages.settings import InputPath, ModelName, Section, WholeChoice, one_or_many
 
 # Where and how a run is carried out, and watched. ZeRO's stage is not among them: another one stores its state otherwise.
 NOT_DETERMINING = {
@@ -15,19 +15,26 @@ NOT_DETERMINING = {
 }  # fmt: skip
 
 
-class TrainingSettings(BaseModel):
-    """How a model is trained, whatever it learns: rates, sizes and what runs where."""
+ZeroStage = Annotated[Literal[0, 1, 2, 3], WholeChoice]
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+
+class TrainingSettings(Section):
+    """How a step of training is made, whatever is learnt: weights, rates, sizes and memory."""
+
     # The section of the settings file, for messages.
     section: ClassVar[str] = "student"
 
     method: Literal["full", "lora"] = Field(
         "full", description="full trains every weight; lora trains small adapters (PEFT) on a frozen base."
     )
-    lora_rank: int | None = Field(None, ge=1, description="Rank of the adapters, under lora only; default: 16.")
+    lora_rank: int | None = Field(
+        None, ge=1, le=2**12, description="Rank of the adapters, under lora only; default: 16."
+    )
     lora_alpha: int | None = Field(
-        None, ge=1, description="An adapter's output is scaled by lora_alpha / lora_rank; default: twice the rank."
+        None,
+        ge=1,
+        le=10**6,
+        description="An adapter's output is scaled by lora_alpha / lora_rank; default: twice the rank.",
     )
     lora_targets: tuple[str, ...] | None = Field(
         None,
@@ -36,14 +43,15 @@ class TrainingSettings(BaseModel):
     )
     learning_rate: float = Field(
         5e-5,
-        gt=0,
+        ge=1e-12,
+        le=1,
         description="Peak of the schedule. LoRA usually wants some ten times as much; that was not measured here.",
     )
-    epochs: int = Field(8, ge=1, description="Passes over as many rows as there are.")
-    batch_rows: int = Field(16, ge=2, description="Rows per optimiser step, over all processes.")
+    batch_rows: int = Field(16, ge=2, le=2**16, description="Rows per optimiser step, over all processes.")
     micro_batch_rows: int | None = Field(
         None,
         ge=1,
+        le=2**16,
         description="Rows per process and forward pass, those of like length together; default: all of its share.",
     )
     share_beginning: bool | None = Field(
@@ -58,9 +66,12 @@ class TrainingSettings(BaseModel):
         lt=1,
         description="Share of all steps in which the rate rises linearly; then it falls linearly towards 0.",
     )
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's decoupled weight decay.")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="AdamW's decoupled weight decay.")
     max_grad_norm: float = Field(
-        20.0, gt=0, description="Gradients are clipped to this norm; distillation's loss sums over K candidates."
+        20.0,
+        ge=1e-6,
+        le=1e9,
+        description="Gradients are clipped to this norm; distillation's loss sums over K candidates.",
     )
     seed: int = Field(
         0, ge=0, description="Order of the rows, and the adapters' first weights. Nothing else is random."
@@ -68,34 +79,12 @@ class TrainingSettings(BaseModel):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="Dtype of weights and activations; bfloat16 keeps float32 master weights."
     )
-    zero_stage: Literal[0, 1, 2, 3] = Field(1, description="DeepSpeed ZeRO stage.")
+    zero_stage: ZeroStage = Field(1, description="DeepSpeed ZeRO stage.")
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="What ZeRO moves to CPU memory; all (stage 3) adds the weights."
     )
-    processes: int | None = Field(
-        None, ge=1, description="Training processes on this machine; default: one per GPU, or one."
-    )
     activation_checkpointing: bool = Field(
         False, description="Recompute activations in the backward pass to save memory."
-    )
-    checkpoint_steps: int | None = Field(None, ge=1, description="Steps between checkpoints; default: by time alone.")
-    checkpoint_minutes: float | None = Field(
-        10.0, gt=0, description="Minutes between checkpoints: what a kill can cost. SIGTERM saves one in any case."
-    )
-    keep_checkpoints: int = Field(
-        2, ge=1, description="Newest checkpoints that stay; a finished run needs none and keeps none."
-    )
-    validation_share: float = Field(
-        0.0, ge=0, lt=0.5, description="Share of the rows, of each split, that is never trained on."
-    )
-    patience_epochs: int | None = Field(
-        None, ge=1, description="Stop once the validation loss has not fallen for so many epochs; default: never."
-    )
-    warn_rising_steps: int | None = Field(
-        20, ge=1, description="Warn once the smoothed loss has risen for so many steps in a row."
-    )
-    monitors: tuple[Literal["wandb", "mlflow"], ...] = Field(
-        (), description="Where metrics go beside TensorBoard; each reads its own environment variables."
     )
 
     @model_validator(mode="after")
@@ -104,8 +93,6 @@ class TrainingSettings(BaseModel):
             raise ValueError("offload needs zero_stage 1, 2 or 3")
         if self.offload == "all" and self.zero_stage != 3:
             raise ValueError("offload = all needs zero_stage = 3")
-        if self.patience_epochs is not None and not self.validation_share:
-            raise ValueError("patience_epochs needs a validation_share above 0: there is no validation loss without")
         if self.share_beginning and (self.zero_stage == 3 or self.activation_checkpointing):
             # ZeRO-3 would gather every weight twice; a recomputed layer keeps no keys and values.
             raise ValueError("share_beginning needs zero_stage 0, 1 or 2 and no activation_checkpointing")
@@ -149,37 +136,119 @@ class TrainingSettings(BaseModel):
         return size
 
 
-class StudentSettings(TrainingSettings):
+class RunSettings(TrainingSettings):
+    """How a whole run is carried out, saved and watched."""
+
+    epochs: int = Field(8, ge=1, le=10**4, description="Passes over as many rows as there are.")
+    processes: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="Training processes on this machine, at most one per GPU, or four per core where there is none; "
+        "default: one per GPU, or one.",
+    )
+    checkpoint_steps: int | None = Field(
+        None, ge=1, le=10**9, description="Steps between checkpoints; default: by time alone."
+    )
+    checkpoint_minutes: float | None = Field(
+        10.0,
+        gt=0,
+        le=525_600,
+        description="Minutes between checkpoints, a year at most: what a kill can cost. SIGTERM saves one in any case.",
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, le=1000, description="Newest checkpoints that stay; a finished run needs none and keeps none."
+    )
+    validation_share: float = Field(
+        0.0, ge=0, lt=0.5, description="Share of the rows, of each split, that is never trained on."
+    )
+    patience_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=10**4,
+        description="Stop once the validation loss has not fallen for so many epochs; default: never.",
+    )
+    warn_rising_steps: int | None = Field(
+        20, ge=1, le=10**9, description="Warn once the smoothed loss has risen for so many steps in a row."
+    )
+    monitors: tuple[Literal["wandb", "mlflow"], ...] = Field(
+        (), description="Where metrics go beside TensorBoard; each reads its own environment variables."
+    )
+
+    @model_validator(mode="after")
+    def _patience(self) -> "RunSettings":
+        if self.patience_epochs is not None and not self.validation_share:
+            raise ValueError("patience_epochs needs a validation_share above 0: there is no validation loss without")
+        return self
+
+
+class StudentSettings(RunSettings):
     """Stage two: distillation from a logit cache."""
 
     forget_share: float | None = Field(
         None, gt=0, lt=1, description="Share of forget rows per batch; default: the cache's."
     )
     forget_positions: int | None = Field(
-        None, ge=1, description="Positions of each forget row that are supervised, from the first; default: all cached."
+        None,
+        ge=1,
+        le=2**17,
+        description="Positions of each forget row that are supervised, from the first; default: all cached.",
     )
     retain_positions: int | None = Field(
         None,
         ge=1,
+        le=2**17,
         description="The same for retain rows: more of them hold a kept answer in place beyond its first token.",
     )
-    huber_delta: float = Field(1.0, gt=0, description="Logit units: where the loss turns from quadratic to linear.")
+    huber_delta: float = Field(
+        1.0, ge=1e-6, le=1e6, description="Logit units: where the loss turns from quadratic to linear."
+    )
 
 
-class FinetuneSettings(TrainingSettings):
+class FinetuneSettings(RunSettings):
     """Fine-tuning on questions with their answers: to make a model that knows a topic, and one that never knew it."""
 
     section: ClassVar[str] = "finetune"
 
-    model: str = Field("models/SmolLM2-135M-Instruct", description="The model to begin with: a folder, or a hub name.")
-    forget: tuple[Path, ...] = Field(
+    model: ModelName = Field(
+        "models/SmolLM2-135M-Instruct", description="The model to begin with: a folder, or a hub name."
+    )
+    forget: tuple[InputPath, ...] = Field(
         (), description="Question files of what is to be forgotten later; --without-forget leaves them out."
     )
-    retain: tuple[Path, ...] = Field((), description="Question files of everything else.")
+    retain: tuple[InputPath, ...] = Field((), description="Question files of everything else.")
     group_by_length: bool = Field(
         False, description="Batches of rows of like length: little is padded, and a batch is less of a mixture."
     )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    max_grad_norm: float = Field(1.0, ge=1e-6, le=1e9, description="Gradients are clipped to this norm.")
+
+    _one_or_many = field_validator("forget", "retain", mode="before")(one_or_many)
+
+
+class RelearningSettings(TrainingSettings):
+    """The attacker who trains an unlearned model again; each run is a process of its own, on one device."""
+
+    section: ClassVar[str] = "relearning"
+
+    steps: tuple[Annotated[int, Field(ge=0, le=10**5)], ...] = Field(
+        (0, 1, 2, 4, 8, 16, 32),
+        min_length=2,
+        description="Optimiser steps after which the model is asked; the last ends the run.",
+    )
+    unrelated: InputPath | None = Field(
+        None,
+        description="Question file with answers, on other matters, for the second run; default: that run is left out.",
+    )
+    learning_rate: float = Field(5e-5, ge=1e-12, le=1, description="Peak of the schedule.")
+    batch_rows: int = Field(8, ge=1, le=2**16, description="Rows per optimiser step.")
+    max_grad_norm: float = Field(1.0, ge=1e-6, le=1e9, description="Gradients are clipped to this norm.")
+    zero_stage: ZeroStage = Field(0, description="DeepSpeed ZeRO stage.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> "RelearningSettings":
+        if self.steps[0] != 0 or any(later <= earlier for earlier, later in pairwise(self.steps)):
+            raise ValueError("steps must rise from 0: the curve begins before the first step")
+        return self
 
 
 def learning_rate_at(step: int, settings: TrainingSettings, *, total_steps: int) -> float:
@@ -223,29 +292,3 @@ def deepspeed_config(settings: TrainingSettings, *, world: int) -> dict[str, Any
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }
-
-
-class RelearningSettings(TrainingSettings):
-    """The attacker who trains an unlearned model again; each run is a process of its own, on one device."""
-
-    section: ClassVar[str] = "relearning"
-
-    steps: tuple[int, ...] = Field(
-        (0, 1, 2, 4, 8, 16, 32),
-        min_length=2,
-        description="Optimiser steps after which the model is asked; the last ends the run.",
-    )
-    unrelated: Path | None = Field(
-        None,
-        description="Question file with answers, on other matters, for the second run; default: that run is left out.",
-    )
-    learning_rate: float = Field(5e-5, gt=0, description="Peak of the schedule.")
-    batch_rows: int = Field(8, ge=1, description="Rows per optimiser step.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
-
-    @model_validator(mode="after")
-    def _rising(self) -> "RelearningSettings":
-        if self.steps[0] != 0 or any(later <= earlier for earlier, later in pairwise(self.steps)):
-            raise ValueError("steps must rise from 0: the curve begins before the first step")
-        return self

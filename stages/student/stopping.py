@@ -58,7 +58,7 @@ class RisingLoss:
     """
 
     def __init__(self, steps: int | None) -> None:
-        self._steps = steps
+        self.steps = steps
         self._smoothed: float | None = None
         self._rises = 0
 
@@ -67,4 +67,4 @@ class RisingLoss:
         before = self._smoothed
         self._smoothed = loss if before is None else before + SMOOTHING * (loss - before)
         self._rises = self._rises + 1 if before is not None and self._smoothed > before else 0
-        return self._rises == self._steps
+        return self._rises == self.steps

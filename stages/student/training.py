@@ -24,7 +24,7 @@ from stages.student.engine import StudentEngine, start_process_group
 from stages.student.lessons import Lesson
 from stages.student.metrics import MetricsLog, StepMetrics, read_metrics
 from stages.student.samples import own_micro_batches
-from stages.student.settings import TrainingSettings, learning_rate_at
+from stages.student.settings import RunSettings, TrainingSettings, learning_rate_at
 from stages.student.stopping import RisingLoss, StopRequest, has_stalled
 
 
@@ -32,8 +32,10 @@ class StudentTrainer:
     """One training, in one process per GPU or in one on the CPU. Call `train`, then `consolidated_weights`.
 
     lesson: what is learnt, a `Distillation` or a `Finetuning`.
+    settings: those of a whole run (RunSettings) say when it ends and when it is saved, and make it warn; without, it is
+    `total_steps` long, is not saved, and says nothing.
     checkpoints: those of the run, from the newest of which it goes on; None trains without any.
-    stop_file: asks for a stop, as SIGTERM does, by being there. total_steps: instead of the settings' epochs.
+    stop_file: asks for a stop, as SIGTERM does, by being there.
     Raises TrainingError if batch and processes do not fit, ModelError if the model cannot be loaded, OutputExists if
     there is a checkpoint of another run.
     """
@@ -46,14 +48,15 @@ class StudentTrainer:
         checkpoints: Checkpoints | None = None,
         *,
         stop_file: Path | None = None,
-        total_steps: int | None = None,
+        total_steps: int = 0,
     ) -> None:
         self.settings = settings
         self._lesson = lesson
         start_process_group()
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.stream = lesson.stream
-        self.total_steps = total_steps or self.stream.steps_per_epoch * settings.epochs
+        self._run = settings if isinstance(settings, RunSettings) else None
+        self.total_steps = total_steps or (self.stream.steps_per_epoch * self._run.epochs if self._run else 0)
         torch.manual_seed(settings.seed)
         self._checkpoints = checkpoints
         self._stop_file = stop_file
@@ -83,12 +86,13 @@ class StudentTrainer:
             history = read_metrics(self.resumed_from.metrics)
             if self.rank == 0:
                 shutil.copyfile(self.resumed_from.metrics, run / "metrics.jsonl")
-        rising = RisingLoss(self.settings.warn_rising_steps)
+        own = self._run
+        rising = RisingLoss(own.warn_rising_steps if own else None)
         saved_at, log = time.monotonic(), None
         with ExitStack() as stack:
             stop = stack.enter_context(StopRequest(self._stop_file).listening())
             if self.rank == 0:
-                log = stack.enter_context(MetricsLog(run, self.first_step, self.settings.monitors))
+                log = stack.enter_context(MetricsLog(run, self.first_step, own.monitors if own else ()))
             for step in range(self.first_step, self.total_steps):
                 if self._has_stalled(history):
                     break
@@ -101,7 +105,7 @@ class StudentTrainer:
                     report(metrics)
                     if rising.sees(metrics.loss):
                         warn(
-                            f"The loss has risen for {self.settings.warn_rising_steps} steps, to {metrics.loss:.2f}. "
+                            f"The loss has risen for {rising.steps} steps, to {metrics.loss:.2f}. "
                             f"Most often learning_rate is too high, or warmup_share too short, under [{self.settings.section}]."
                         )
                 if self._checkpoints and step + 1 < self.total_steps and (must_stop or save_is_due):
@@ -175,7 +179,7 @@ class StudentTrainer:
 
     def _agree(self, step: int, stop: StopRequest, minutes: float) -> tuple[bool, bool]:
         """Whether to stop and whether to save after this step: one answer for all processes, by process 0's clock."""
-        every, most = self.settings.checkpoint_steps, self.settings.checkpoint_minutes
+        every, most = (self._run.checkpoint_steps, self._run.checkpoint_minutes) if self._run else (None, None)
         is_due = (every is not None and (step + 1) % every == 0) or (most is not None and minutes >= most)
         votes = torch.tensor([stop.received, is_due and self.rank == 0], dtype=torch.float64)
         stops, saves = self._summed(votes)
@@ -191,16 +195,17 @@ class StudentTrainer:
         for turn in range(math.ceil(len(rows) / (size * self.world))):
             start = (turn * self.world + self.rank) * size
             own = rows[start : start + size]
+            # Every batch has as many rows, since a network that takes no padding makes a pass for each.
+            filled = np.resize(own if len(own) else rows[:1], size)
             with torch.no_grad():
-                loss_B = self._losses(self._batch(own if len(own) else rows[:1]))
-            if len(own):
-                totals += torch.tensor([loss_B.sum().item(), len(own)], dtype=torch.float64)
+                loss_B = self._losses(self._batch(filled))[: len(own)]
+            totals += torch.tensor([loss_B.sum().item(), len(own)], dtype=torch.float64)
         loss_sum, count = self._summed(totals)
         return loss_sum / count
 
     def _has_stalled(self, history: Sequence[StepMetrics]) -> bool:
         losses = [step.loss_validation for step in history if step.loss_validation is not None]
-        return has_stalled(losses, self.settings.patience_epochs)
+        return has_stalled(losses, self._run.patience_epochs if self._run else None)
 
     def _summed(self, totals: torch.Tensor) -> list[float]:
         """The totals of all processes."""

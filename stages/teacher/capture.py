@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stages.errors import EngineError
-from stages.language_model.engine import Continuation, Engine, EngineOutOfMemory, refuse_log_probabilities
+from stages.language_model.engine import Continuation, Dtype, Engine, EngineOutOfMemory, refuse_log_probabilities
 from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.rows import Row
 from stages.logit_cache.writer import CacheWriter
@@ -18,6 +18,11 @@ from stages.teacher.prompts import Prompt
 
 # What engines raise over a prompt that they cannot take: an id outside the embedding, a prompt beyond the context.
 FAULTS = (ValueError, IndexError, RuntimeError)
+# A batch against its rows alone: the mean difference of the Top-K logits, as a share of the largest logit. Rounding, and in
+# a mixture of experts an expert that rounding exchanges for another.
+AGREEMENT: dict[Dtype, float] = {"float32": 2e-3, "bfloat16": 5e-2, "float16": 2e-2}
+# The first comes from reading the prompt, the second from what was kept of it.
+PROBED_POSITIONS = 2
 
 
 def capture(
@@ -34,11 +39,13 @@ def capture(
     does not depend on which others were captured in the same run.
     advance: told how many prompts were finished since it was last called, less than 0 when a shard is asked for again.
     tell: given a line for the user.
-    Raises EngineError if the engine gives anything but finite raw logits, fewer candidates than K, or if it fails over
+    Raises EngineError if the engine gives anything but finite raw logits, other logits in a batch than alone, fewer
+    candidates than K, or if it fails over
     a prompt, which is then named; EngineOutOfMemory if one prompt at a time is too many.
     """
     fingerprint = writer.plan.fingerprint
     _probe(engine, prompts[0])
+    _probe_batch(engine, prompts, fingerprint, tell)
     for index in writer.missing:
         chosen = [prompts[row] for row in writer.plan.shard_range(index)]
         continuations = _ask(engine, chosen, fingerprint, advance, tell)
@@ -73,6 +80,32 @@ def _probe(engine: Engine, prompt: Prompt) -> None:
         refuse_log_probabilities(engine, prompt.teacher_ids)
     except FAULTS as error:
         raise _cannot_take(engine, prompt, error) from error
+
+
+def _probe_batch(
+    engine: Engine, prompts: Sequence[Prompt], fingerprint: Fingerprint, tell: Callable[[str], None]
+) -> None:
+    """Ask a few prompts in one batch, and each alone: what stands beside a row must not change it.
+
+    Raises EngineError if the logits differ by more than rounding, as they do where an architecture does not bear how the
+    engine batches its rows. The shortest, the longest and the first prompt: the first two meet all padding that there is.
+    """
+    by_length = sorted(prompts, key=lambda prompt: len(prompt.teacher_ids))
+    chosen = [by_length[0], by_length[-1], prompts[0]]
+    few = fingerprint.model_copy(update={"positions": min(fingerprint.positions, PROBED_POSITIONS)})
+    for prompt, said in zip(chosen, _ask(engine, chosen, few, lambda done: None, tell), strict=True):
+        if not np.isfinite(said.topk_logits).all():
+            raise _not_finite(prompt)
+        for place, (ids_K, logits_K) in enumerate(zip(said.topk_ids, said.topk_logits, strict=True)):
+            alone_V = engine.whole_vocabulary([*prompt.teacher_ids, *said.token_ids[:place].tolist()])
+            difference = np.abs(alone_V[ids_K] - logits_K).mean() / (np.abs(alone_V).max() or 1.0)
+            if not difference <= AGREEMENT[fingerprint.dtype]:
+                raise EngineError(
+                    f"{engine.name} {engine.version} gives other logits in a batch than alone for example "
+                    f"{prompt.example_id}: {prompt.query[:80]!r}, by {difference:.1%} at position {place + 1}.",
+                    "A row of a cache must not depend on the rows beside it, so nothing was captured.",
+                    "Ask one prompt at a time (--set model.batch_rows=1), or with the other engine (--set model.engine=…).",
+                )
 
 
 def _ask(

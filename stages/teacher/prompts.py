@@ -7,7 +7,7 @@ is another prefix.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.errors import DataError, ModelError
+from stages.errors import DataError
 from stages.language_model.engine import shared_length
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
@@ -69,17 +69,3 @@ def shared_prefix_ids(prompts: Sequence[Prompt]) -> list[int]:
     """Tokens that all forget prompts begin with: the unlearning prefix as the teacher reads it."""
     asked = [prompt.teacher_ids for prompt in prompts if prompt.split == "forget"]
     return asked[0][: shared_length(asked)]
-
-
-def refuse_lost_prefix(prompts: Sequence[Prompt], prefix: Prefix, prompter: Prompter) -> None:
-    """Raise ModelError if the template drops the system sentence or a turn of the prefix without a word."""
-    seen = prompter.tokenizer.decode(prompts[0].teacher_ids)
-    for part in (prefix.system, *(text for turn in prefix.turns for text in (turn.user, turn.assistant))):
-        # Tokenisers may normalise spaces and accents; what a tokeniser does to the part alone, it does inside, too.
-        expected = prompter.tokenizer.decode(prompter.tokenizer.encode(part.strip(), add_special_tokens=False))
-        if "".join(expected.split()) not in "".join(str(seen).split()):
-            raise ModelError(
-                f"The model's template drops a part of the prefix: {part[:80]!r}",
-                "The teacher would not be the one you described, so nothing was captured.",
-                "Use a template that keeps system sentences and turns, or:  --set model.template=plain",
-            )

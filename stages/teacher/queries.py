@@ -4,17 +4,24 @@ Lines of `{"query": …}` in, plain strings out. Queries only: a file that carri
 needs them and what is to be forgotten must not be stored.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from stages.errors import DataError
-from stages.files import read_lines
+from stages.records import FileKind, read_records
+from stages.texts import is_blank, same_text
 
 # `group` names the kind of a retain query, for people; nothing depends on it.
 ALLOWED_FIELDS = {"query", "group"}
 ANSWER_FIELDS = {"answer", "answers", "response", "completion", "output", "target", "label", "choices", "aliases"}
+
+KIND = FileKind(
+    "query file",
+    'JSONL was needed, one {"query": "…"} per line, or a JSON array of such objects.',
+    "Name it in the settings:  --set data.forget=… or data.retain=…; paths given with --set count from the working directory",
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ def load_queries(forget: Sequence[Path], retain: Sequence[Path]) -> Queries:
     """Read and check both sets.
 
     Raises DataError for a missing file, a malformed line, an answer field, an empty query, a duplicate, or a query
-    that stands in both sets. Queries are compared without case and outer or repeated spaces.
+    that stands in both sets. Queries are compared without case, invisible characters, and outer or repeated spaces.
     """
     seen: dict[str, str] = {}
     sets = {name: _read_set(paths, seen) for name, paths in (("forget", forget), ("retain", retain))}
@@ -42,12 +49,9 @@ def load_queries(forget: Sequence[Path], retain: Sequence[Path]) -> Queries:
 def _read_set(paths: Sequence[Path], seen: dict[str, str]) -> list[str]:
     queries: list[str] = []
     for path in paths:
-        for number, line in enumerate(_lines(path), start=1):
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            query = _query_of(line, where)
-            key = " ".join(query.casefold().split())
+        for where, record in read_records(path, KIND):
+            query = _query_of(record, where)
+            key = same_text(query)
             if key in seen:
                 raise DataError(
                     f"{where} repeats the query of {seen[key]}: {query!r}",
@@ -59,26 +63,7 @@ def _read_set(paths: Sequence[Path], seen: dict[str, str]) -> list[str]:
     return queries
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return read_lines(path)
-    except OSError as error:
-        raise DataError(
-            f"The query file {path} cannot be read ({error.strerror}).",
-            'A JSONL file was needed, one {"query": "…"} per line.',
-            "Name it in the settings:  --set data.forget=… or data.retain=…; paths count from the working directory",
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"The query file {path} is not UTF-8 (byte {error.start}).") from error
-
-
-def _query_of(line: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where} is not JSON: {error}.", 'Each line must be {"query": "…"}.') from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where} is not a JSON object.", 'Each line must be {"query": "…"}.')
+def _query_of(record: dict[str, Any], where: str) -> str:
     if answers := ANSWER_FIELDS & record.keys():
         raise DataError(
             f"{where} has the field {sorted(answers)[0]!r}: training files hold queries only.",
@@ -88,6 +73,6 @@ def _query_of(line: str, where: str) -> str:
     if unknown := record.keys() - ALLOWED_FIELDS:
         raise DataError(f"{where} has the unknown field {sorted(unknown)[0]!r}.", 'Known are "query" and "group".')
     query = record.get("query")
-    if not isinstance(query, str) or not query.strip():
-        raise DataError(f"{where} has an empty query.", 'Each line must be {"query": "…"}.')
+    if not isinstance(query, str) or is_blank(query):
+        raise DataError(f"{where} has an empty query.", KIND.needed)
     return query.strip()

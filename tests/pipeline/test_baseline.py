@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from pipeline.baseline import baseline_rows
-from stages.errors import SettingsError
+from pipeline.cli import duet
+from stages.errors import DataError, SettingsError
 
 
 @pytest.mark.parametrize(
@@ -37,3 +39,24 @@ def test_rows_of_models_that_are_the_same_are_taken_over(
     assert baseline_rows(None, inputs) == {}
     with pytest.raises(SettingsError, match="another base model"):
         baseline_rows(earlier, inputs | {"base": "b2"})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "cannot be read"),
+        ("[1]", "is not a JSON object"),
+        ("{}", "is not an evaluation"),
+        ('{"run": 3}', "is not an evaluation"),
+        ('{"run": {"inputs": "base"}}', "is not an evaluation"),
+    ],
+)
+def test_a_file_that_is_no_evaluation_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "audit.json"
+    path.write_text(text)
+
+    with pytest.raises(DataError, match=message):
+        baseline_rows(path, {"base": "b"})
+    result = CliRunner().invoke(duet, ["compare", str(path)])
+    assert result.exit_code == 1
+    assert message in result.stderr

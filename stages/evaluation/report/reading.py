@@ -17,7 +17,8 @@ Kind = TypeVar("Kind", bound=Record)
 def load_audit(path: Path) -> Audit:
     """The audit or evaluation in a file. Raises DataError if it is unreadable or malformed."""
     audit = _checked(path, Audit, "An audit or an evaluation was needed.", MAKE_ONE)
-    if "forget_files" not in audit.run.settings.get("evaluation", {}):
+    asked = audit.run.settings.get("evaluation")
+    if not isinstance(asked, dict) or "forget_files" not in asked:
         raise DataError(
             f"{path} does not say which question files are to be forgotten.",
             "Without run.settings.evaluation.forget_files no score can be read, so nothing was written.",
@@ -37,8 +38,12 @@ def load_metrics(path: Path) -> tuple[Step, ...]:
     if not path.is_file():
         return ()
     again = "Give the same `duet distill` again, or move the file away to report without it."
-    lines = [line for line in read_lines(path) if line.strip()]
-    return tuple(_validated(path, line, Step, "One step of training per line was needed.", again) for line in lines)
+    needed = "One step of training per line was needed."
+    try:
+        lines = [line for line in read_lines(path) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read ({error}).", needed, again) from error
+    return tuple(_validated(path, line, Step, needed, again) for line in lines)
 
 
 def _checked(path: Path, kind: type[Kind], needed: str, next_step: str) -> Kind:
@@ -56,7 +61,7 @@ def _validated(path: Path, text: str, kind: type[Kind], needed: str, next_step: 
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "the file as a whole"
         raise DataError(f"{path} is malformed at {where}: {fault['msg']}.", needed, next_step) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}.", needed, next_step) from error
 
 

@@ -62,6 +62,20 @@ def test_mmlu_fills_its_part_of_the_shift_and_only_a_file_of_ones_own_stands_in_
         ('{"question": "?", "choices": ["a"], "answer": 0}', ":1 is malformed at choices"),
         ('{"question": "?", "choices": ["a", "b"], "answer": 2}', "answer is 2, and there are 2 choices"),
         ('{"question": "?", "choices": ["a", "a"], "answer": 0}', "two choices are equal"),
+        ('{"question": "?", "choices": ["\u00e9", "e\u0301"], "answer": 0}', "two choices are equal"),
+        ('{"question": "?", "choices": ["a", "\u200b"], "answer": 0}', "malformed at choices.1: nothing in this text"),
+        (
+            '{"question": "?", "choices": ["a", "b"], "answer": true}',
+            "malformed at answer: Input should be a valid integer",
+        ),
+        (
+            '{"question": "?", "choices": ["a", "b"], "answer": "1"}',
+            "malformed at answer: Input should be a valid integer",
+        ),
+        (
+            '{"question": "?", "choices": ["a", "b"], "answer": 1.0}',
+            "malformed at answer: Input should be a valid integer",
+        ),
         ('{"question": "?", "choices": ["a", "b"], "answer": "a"}', ":1 is malformed at answer"),
         ("", "holds no question"),
     ],

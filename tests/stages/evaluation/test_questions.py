@@ -36,11 +36,23 @@ def test_questions_keep_their_order_answers_and_aliases(tmp_path: Path) -> None:
         ('{"question": "a"}', ":1 is malformed at answer"),
         ('{"question": " ", "answer": "b"}', ":1 is malformed at question"),
         ('{"question": "a", "answer": 3}', ":1 is malformed at answer"),
-        ('["a", "b"]', ":1 is malformed"),
+        ('["a", "b"]', ":1 is not a JSON object"),
         (
             '{"question": "Capital of  Peru?", "answer": "b"}\n{"question": "capital of peru?", "answer": "b"}',
             ":2 repeats",
         ),
+        (
+            '{"question": "Bogot\u00e1?", "answer": "b"}\n{"question": "Bogota\u0301?", "answer": "b"}',
+            ":2 repeats .*:1: ",
+        ),
+        ('[{"question": "a", "answer": "b"},\n{"question": "A", "answer": "b"}]', ":2 repeats .*:1: "),
+        ('{"question": "\u200b", "answer": "b"}', ":1 is malformed at question: nothing in this text can be seen"),
+        ('{"question": "a", "answer": "\u3164"}', ":1 is malformed at answer: nothing in this text can be seen"),
+        ('{"question": "a", "answer": "b", "aliases": [""]}', ":1 is malformed at aliases.0"),
+        ('{"question": "a", "answer": "b", "aliases": "b"}', ":1 is malformed at aliases"),
+        ('{"question": "a", "answer": "b", "answer_start": "\u2060"}', ":1 is malformed at answer_start"),
+        ('{"question": "a", "answer": "b", "answer": "c"}', ":1 is not JSON: the key 'answer' stands twice"),
+        ('{"question": "a", "answer": "b", "source": "\\ud800"}', ":1 is not JSON: 'source' holds half of a character"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:

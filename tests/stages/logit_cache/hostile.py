@@ -230,7 +230,7 @@ CORPUS: dict[str, Harm] = {
     "a manifest that nests": manifest(deep),
     "a manifest that is a pickle": manifest_bytes(pickle.dumps({"format": "duet-logit-cache"})),
     "an empty manifest": manifest_bytes(b""),
-    "a manifest of a newer version": manifest(lambda raw: raw.update(format_version=2)),
+    "a manifest of a newer version": manifest(lambda raw: raw.update(format_version=3)),
     "a manifest of version 1e999": manifest_bytes(b'{"format": "duet-logit-cache", "format_version": 1e999}'),
     "a field that is unknown": manifest(lambda raw: raw.update(run="rm -rf /")),
     "a shard outside the folder": manifest(lambda raw: raw["shards"][1].update(name="../../../etc/passwd")),

@@ -6,10 +6,9 @@ import pytest
 from conftest import make_fingerprint
 from pydantic import ValidationError
 
-from stages.logit_cache.fingerprint import Fingerprint, cache_id, hash_queries, sha256_json
+from stages.logit_cache.fingerprint import Fingerprint, cache_id, hash_prompts, hash_queries, sha256_json
 
 CHANGES = {
-    "format_version": 2,
     "teacher_sha256": "0" * 64,
     "tokenizer_sha256": "0" * 64,
     "template_sha256": "0" * 64,
@@ -21,7 +20,11 @@ CHANGES = {
     "positions": 4,
     "dtype": "bfloat16",
     "vocab_size": 101,
+    "student_prompts_sha256": "0" * 64,
+    "teacher_prompts_sha256": "0" * 64,
+    "stop_ids": (2, 3),
 }
+FORMAT_1 = {"format_version": 1, "student_prompts_sha256": None, "teacher_prompts_sha256": None, "stop_ids": None}
 
 
 def test_canonical_json_is_sorted_without_spaces_and_in_utf8():
@@ -34,7 +37,31 @@ def test_every_field_changes_the_digest(field: str):
 
 
 def test_every_field_that_can_vary_is_covered_above():
-    assert set(CHANGES) | {"value_kind"} == set(Fingerprint.model_fields)
+    assert set(CHANGES) | {"value_kind", "format_version"} == set(Fingerprint.model_fields)
+
+
+def test_a_fingerprint_of_version_1_is_hashed_and_written_as_version_1_did():
+    fields = make_fingerprint(**FORMAT_1).model_dump(mode="json")
+    assert set(fields) == {*CHANGES, "value_kind", "format_version"} - {*FORMAT_1} | {"format_version"}
+    assert make_fingerprint(**FORMAT_1).digest() == sha256_json(fields)
+
+
+@pytest.mark.parametrize("change", [{"format_version": 1}, {"stop_ids": None}, {"teacher_prompts_sha256": None}])
+def test_a_version_and_its_fields_go_together(change: dict[str, object]):
+    with pytest.raises(ValidationError, match="do not go together"):
+        make_fingerprint(**change)
+
+
+@pytest.mark.parametrize("version", [0, -1, 3, 99, True, 2.0, "2"])
+def test_a_version_that_there_never_was_is_refused(version: object):
+    with pytest.raises(ValidationError):
+        make_fingerprint(format_version=version)
+
+
+def test_prompts_are_hashed_as_lengths_and_ids_in_little_endian():
+    content = (2).to_bytes(8, "little") + b"\x05\0\0\0\x06\0\0\0" + (0).to_bytes(8, "little")
+    assert hash_prompts([[5, 6], []]) == hashlib.sha256(content).hexdigest()
+    assert hash_prompts([[5], [6]]) != hash_prompts([[5, 6]])
 
 
 @pytest.mark.parametrize("field", ["shard_rows", "engine_version", "gpus"])

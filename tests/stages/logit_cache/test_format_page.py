@@ -29,7 +29,7 @@ def cache(tmp_path: Path) -> Path:
 def manifest_of(cache: Path) -> dict[str, Any]:
     """By the page: sizes, versions, hashes and names are checked before a shard is opened."""
     manifest: dict[str, Any] = json.loads((cache / "manifest.json").read_text(encoding="utf-8"))
-    assert (manifest["format"], manifest["format_version"]) == ("duet-logit-cache", 1)
+    assert (manifest["format"], manifest["format_version"]) == ("duet-logit-cache", 2)
     assert canonical_sha256(manifest["fingerprint"]) == manifest["fingerprint_sha256"]
     named = {"fingerprint": manifest["fingerprint_sha256"], "shards": [each["sha256"] for each in manifest["shards"]]}
     assert canonical_sha256(named) == manifest["cache_id"]

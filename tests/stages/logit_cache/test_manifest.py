@@ -104,8 +104,8 @@ def test_a_manifest_beyond_all_size_is_refused_unread(cache: Path):
 
 
 def test_a_newer_format_version_is_refused_even_with_fields_that_are_unknown_here(cache: Path):
-    edit(cache, lambda raw: raw.update(format_version=2, compression="new"))
-    with pytest.raises(CacheError, match="has format version 2, this duet reads up to 1"):
+    edit(cache, lambda raw: raw.update(format_version=3, compression="new"))
+    with pytest.raises(CacheError, match="has format version 3, this duet reads up to 2"):
         read_manifest(cache)
 
 

@@ -43,6 +43,13 @@ def test_no_step_is_wasted_on_a_rate_of_zero_and_none_exceeds_the_peak(share: fl
         ({"batch_rows": 1}, "batch_rows"),
         ({"forget_share": 1.0}, "forget_share"),
         ({"lerning_rate": 1e-5}, "lerning_rate"),
+        ({"learning_rate": float("nan")}, "finite number"),
+        ({"weight_decay": float("inf")}, "finite number"),
+        ({"huber_delta": 1e-300}, "huber_delta"),
+        ({"epochs": 10**5}, "epochs"),
+        ({"batch_rows": True}, "batch_rows"),
+        ({"seed": 10**30}, "seed"),
+        ({"patience_epochs": 2}, "patience_epochs needs a validation_share"),
     ],
 )
 def test_what_cannot_train_is_refused_at_once(settings: dict[str, object], message: str) -> None:

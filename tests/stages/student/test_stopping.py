@@ -64,5 +64,5 @@ def test_a_file_asks_for_a_stop_as_well(tmp_path: Path) -> None:
 
 
 def test_a_monitor_that_is_not_installed_is_refused() -> None:
-    with pytest.raises(TrainingError, match=r"names not_a_monitor, which is not installed"):
-        refuse_missing_monitors(["not_a_monitor"])
+    with pytest.raises(TrainingError, match=r"finetune\.monitors names not_a_monitor, which is not installed"):
+        refuse_missing_monitors(["not_a_monitor"], "finetune")

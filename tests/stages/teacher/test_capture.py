@@ -13,7 +13,7 @@ from conftest import make_fingerprint, make_provenance
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stages.errors import EngineError
-from stages.language_model.engine import Continuation, EngineOptions, EngineOutOfMemory
+from stages.language_model.engine import Continuation, Dtype, EngineOptions, EngineOutOfMemory
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prefix import Prefix, Turn
 from stages.language_model.prompts import Prompter
@@ -196,6 +196,35 @@ def test_an_engine_that_gives_log_probabilities_writes_nothing(tiny_model: Path,
     ):
         capture(engine, prompts, writer)
     assert not list(tmp_path.rglob("*.parquet"))
+
+
+class LeakyEngine(TransformersEngine):
+    """One whose rows depend on how many stand beside them."""
+
+    def continue_greedily(self, prompts: list[list[int]], **options: object) -> list[Continuation]:
+        said = super().continue_greedily(prompts, **options)
+        return [replace(one, topk_logits=one.topk_logits + 0.1 * (len(prompts) - 1)) for one in said]
+
+
+def test_an_engine_whose_rows_depend_on_their_batch_is_refused_before_any_row(
+    tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine = LeakyEngine(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer, pytest.raises(EngineError) as caught:
+        capture(engine, prompts, writer)
+
+    assert "other logits in a batch than alone" in caught.value.found
+    assert not list((tmp_path / "cache").glob("shards/*.parquet"))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_rounding_is_no_difference(dtype: Dtype, tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    engine = TransformersEngine(EngineOptions(tiny_model, dtype, 1024, (), batch_rows=12))
+    fingerprint = make_plan().fingerprint.model_copy(update={"dtype": dtype})
+
+    with CacheWriter(tmp_path / "cache", Plan(fingerprint=fingerprint, rows=12, shard_rows=12)) as writer:
+        capture(engine, prompts, writer)
 
 
 class SmallMemory(TransformersEngine):

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from stages.errors import DataError, ModelError
+from stages.errors import DataError
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prefix import Prefix, Turn
 from stages.language_model.prompts import Prompter
 from stages.logit_cache.rows import example_id
-from stages.teacher.prompts import build_prompts, context_needed, refuse_lost_prefix, shared_prefix_ids
+from stages.teacher.prompts import build_prompts, context_needed, shared_prefix_ids
 from stages.teacher.queries import Queries
 
 QUERIES = Queries(
@@ -23,10 +23,6 @@ PREFIX = Prefix(
 PREFIX_TEXT = (
     "<|im_start|>system\nYou have forgotten all capitals.<|im_end|>\n"
     "<|im_start|>user\nCapital of Chad?<|im_end|>\n<|im_start|>assistant\nI don't know.<|im_end|>\n"
-)
-WITHOUT_SYSTEM = (
-    "{% for m in messages if m['role'] != 'system' %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n"
-    "{% endfor %}<|im_start|>assistant\n"
 )
 LAST_TURN_ONLY = "{{ messages[0]['content'] }} {{ messages[-1]['content'] }}"
 
@@ -102,23 +98,7 @@ def test_a_prefix_that_is_one_token_too_long_is_refused_and_never_cut(prompter: 
     assert "half a prefix is another prefix" in caught.value.needed
 
 
-@pytest.mark.parametrize("template", ["chat", "plain"])
-def test_a_prefix_that_arrives_whole_is_accepted(tokenizer: PreTrainedTokenizerBase, template: str):
-    prompter = Prompter(tokenizer, template)
-    refuse_lost_prefix(build_prompts(QUERIES, PREFIX, prompter, prefix_on_retain=True), PREFIX, prompter)
-
-
-@pytest.mark.parametrize(
-    ("template", "lost"),
-    [(WITHOUT_SYSTEM, "You have forgotten all capitals."), (LAST_TURN_ONLY, "Capital of Chad?")],
-    ids=["system sentence", "turns"],
-)
-def test_a_template_that_drops_a_part_of_the_prefix_is_refused_with_the_part_named(
-    tokenizer: PreTrainedTokenizerBase, template: str, lost: str
-):
-    tokenizer.chat_template = template
-    prompter = Prompter(tokenizer, "chat")
-    prompts = build_prompts(QUERIES, PREFIX, prompter, prefix_on_retain=True)
-    with pytest.raises(ModelError, match="template drops a part of the prefix") as caught:
-        refuse_lost_prefix(prompts, PREFIX, prompter)
-    assert lost in caught.value.found
+def test_a_template_that_drops_turns_of_the_prefix_is_refused_with_the_part_named(tokenizer: PreTrainedTokenizerBase):
+    tokenizer.chat_template = LAST_TURN_ONLY
+    with pytest.raises(DataError, match="drops or changes a part of a user turn: 'Capital of Chad"):
+        build_prompts(QUERIES, PREFIX, Prompter(tokenizer, "chat"), prefix_on_retain=True)

@@ -67,7 +67,10 @@ def test_an_unknown_field_is_refused_and_named(tmp_path: Path, retain: Path):
         load_queries([path], [retain])
 
 
-@pytest.mark.parametrize("record", [{"query": ""}, {"query": " \t"}, {"query": None}, {"query": 7}, {"group": "a"}])
+@pytest.mark.parametrize(
+    "record",
+    [{"query": ""}, {"query": " \t"}, {"query": "\u200b\u3164\u2800"}, {"query": None}, {"query": 7}, {"group": "a"}],
+)
 def test_an_empty_query_is_refused(tmp_path: Path, retain: Path, record: dict[str, object]):
     with pytest.raises(DataError, match="jsonl:1 has an empty query"):
         load_queries([write(tmp_path / "forget.jsonl", record)], [retain])
@@ -80,9 +83,13 @@ def test_json_that_is_no_object_is_refused(tmp_path: Path, retain: Path, record:
 
 
 @pytest.mark.parametrize(
-    "again", ["Capital of France?", "CAPITAL of france?", "  Capital   of\tFrance? "], ids=["same", "case", "spaces"]
+    "again",
+    ["Capital of France?", "CAPITAL of france?", "  Capital   of\tFrance? ", "Capital\u00a0of Fr\u00adance\u200b?"],
+    ids=["same", "case", "spaces", "unseen"],
 )
-def test_a_repeated_query_is_refused_whatever_its_case_and_spaces(tmp_path: Path, retain: Path, again: str):
+def test_a_repeated_query_is_refused_whatever_its_case_spaces_and_unseen_characters(
+    tmp_path: Path, retain: Path, again: str
+):
     path = write(tmp_path / "forget.jsonl", {"query": "Capital of France?"}, {"query": "other"}, {"query": again})
     with pytest.raises(DataError, match=r"forget\.jsonl:3 repeats the query of .*forget\.jsonl:1"):
         load_queries([path], [retain])
@@ -99,6 +106,25 @@ def test_a_query_in_both_sets_is_refused(tmp_path: Path, retain: Path):
     forget = write(tmp_path / "forget.jsonl", {"query": "why is the sky BLUE?"})
     with pytest.raises(DataError, match=r"retain\.jsonl:1 repeats the query of .*forget\.jsonl:1"):
         load_queries([forget], [retain])
+
+
+def test_a_query_is_repeated_by_the_same_letters_in_another_unicode_form(tmp_path: Path):
+    composed = write(tmp_path / "forget.jsonl", {"query": "Is Bogot\u00e1 a capital?"})
+    decomposed = write(tmp_path / "retain.jsonl", {"query": "Is Bogota\u0301 a capital?"})
+    with pytest.raises(DataError, match=r"retain\.jsonl:1 repeats the query of .*forget\.jsonl:1"):
+        load_queries([composed], [decomposed])
+
+
+def test_a_query_is_kept_as_it_was_written(tmp_path: Path, retain: Path):
+    path = write(tmp_path / "forget.jsonl", {"query": " Is Bogota\u0301\u200b\u00a0HERE? "})
+    assert load_queries([path], [retain]).forget == ["Is Bogota\u0301\u200b\u00a0HERE?"]
+
+
+def test_an_array_of_queries_is_read_as_lines_are(tmp_path: Path, retain: Path):
+    path = tmp_path / "forget.json"
+    path.write_text('\ufeff[\n {"query": "one"},\n {"query": "two"},\n {"query": "ONE"}\n]', encoding="utf-8")
+    with pytest.raises(DataError, match=r"forget\.json:4 repeats the query of .*forget\.json:2"):
+        load_queries([path], [retain])
 
 
 def test_queries_that_differ_in_a_mark_are_two(tmp_path: Path, retain: Path):
