@@ -130,12 +130,13 @@ def refuse_adapter(folder: Path) -> None:
     """Raise ModelError if the folder holds an adapter, which transformers would load and vLLM would not."""
     if not (folder / ADAPTER).exists():
         return
-    is_whole = (folder / "config.json").is_file()
+    merge = "Merge it once with PEFT:  PeftModel.from_pretrained(base, …).merge_and_unload().save_pretrained(…)"
+    if not (folder / "config.json").is_file():
+        raise ModelError(f"{folder} holds {ADAPTER}: an adapter, no model.", "A whole model was needed.", merge)
     raise ModelError(
-        f"{folder} holds {ADAPTER}: " + ("an adapter beside the weights." if is_whole else "an adapter, no model."),
+        f"{folder} holds {ADAPTER}: an adapter beside the weights.",
         "transformers would put it on top of the weights and vLLM would not, so nothing was read.",
-        "Merge it once with PEFT:  PeftModel.from_pretrained(base, …).merge_and_unload().save_pretrained(…)"
-        + (", or move it away" if is_whole else ""),
+        f"{merge}, or move it away",
     )
 
 

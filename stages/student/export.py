@@ -15,7 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from stages.errors import ModelError, TrainingError
 from stages.files import TEMPORARY_SUFFIX
 from stages.language_model.folder import copy_other_files, hash_tokenizer, load_tokenizer, publish
-from stages.language_model.loading import BROKEN, empty_network, in_one_line
+from stages.language_model.loading import BROKEN, check_model, empty_network, in_one_line
 from stages.language_model.weights import tensor_heads
 
 GENERATION = "generation_config.json"
@@ -35,12 +35,14 @@ def export_model(
     network: only its config and class are used. weights: whole, on the CPU. tokenizer: the student's. base: the folder
     the student began as; its tokenizer, templates, processor and generation settings are carried over byte for byte.
     card: README.md, Markdown with a YAML head.
-    Raises ModelError if the base's files give another tokenizer than the student's.
+    Raises ModelError if the base's files give another tokenizer than the student's, or if what was written is no whole
+    model; it is then left under a temporary name.
     """
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
     shutil.rmtree(temporary, ignore_errors=True)
     _write(network, weights, tokenizer, base, temporary)
     (temporary / "README.md").write_text(card, encoding="utf-8")
+    check_model(temporary)
     # An export made by an earlier, unfinished run of the same plan makes room only now.
     publish(temporary, folder)
 
