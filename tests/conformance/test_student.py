@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conformance.architectures import CONFIGS, make
+from conformance.architectures import CONFIGS, UNLISTED, make
 from conformance.plain import SHAPES, plain_logits
 from conftest import write_cache
 from plain_training import row_loss, tokens
@@ -43,7 +43,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> LogitCache:
     return LogitCache(folder)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=CONFIGS | UNLISTED)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
