@@ -166,7 +166,11 @@ class EvenReading(Reading):
         input_B = next_B.new_zeros(self._cached_rows)
         self._places = self._places[kept]
         (cache,) = self._cache.values()
-        if len(kept) < self._cached_rows and all(type(layer) in SELECTABLE for layer in cache.layers):
+        if (
+            len(kept) < self._cached_rows
+            and type(cache) is DynamicCache
+            and all(type(layer) in SELECTABLE for layer in cache.layers)
+        ):
             cache.reorder_cache(self._places)
             self._places, input_B = torch.arange(len(kept), device=kept.device), next_B
         else:
@@ -184,7 +188,9 @@ class EvenReading(Reading):
         self.logits_BLV = told.logits[:, -keep:][self._places]
 
     def _decodes_from(self, cache: Cache) -> bool:
-        return all(type(layer) in PLAIN for layer in cache.layers) or keeps_states(own_network(self._network))
+        # A cache of the architecture's own may keep states beside its layers.
+        is_plain = type(cache) is DynamicCache and all(type(layer) in PLAIN for layer in cache.layers)
+        return is_plain or keeps_states(own_network(self._network))
 
 
 def _call(network: Any, input_BL: torch.Tensor, *, keep: int, **more: Any) -> Any:

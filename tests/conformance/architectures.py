@@ -175,6 +175,7 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         mamba_d_state=16,
         mamba_chunk_size=8,
     ),
+    "Cohere": _config("CohereConfig", GROUPED, logit_scale=0.25),
     "Cohere-2": _config(
         "Cohere2Config", {**GROUPED, "num_hidden_layers": 4}, logit_scale=0.25, layer_types=MIXED, sliding_window=WINDOW
     ),

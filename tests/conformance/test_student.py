@@ -29,6 +29,8 @@ from stages.student.objective import student_logits, topk_huber
 from stages.student.settings import StudentSettings
 from stages.student.training import StudentTrainer
 
+# Minutes in all: each of the architectures is trained by DeepSpeed.
+pytestmark = pytest.mark.slow
 ROWS = 8
 # What differs is the order of sums, and for gated delta nets and MoE the grouping of tokens. Relative, of the largest.
 TOLERANCE = 1e-4
