@@ -16,7 +16,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill models-page test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -99,6 +99,9 @@ bench-cache: model ## Bytes per position, speed and memory of the logit cache on
 
 bench-distill: model ## What streaming, full logits, a shared beginning and a larger cache cost a training step → docs/results/distill-benchmark.md
 	PYTHONPATH=.:tests $(VENV)/bin/python tests/bench_distill.py
+
+models-page: setup ## Compare every architecture of the matrix with plain forward passes, in both engines → docs/models.md
+	PYTHONPATH=.:tests $(VENV)/bin/python tests/conformance/write_page.py
 
 test: setup ## All tests: the real pipeline on the real small model included
 	$(VENV)/bin/python -m pytest

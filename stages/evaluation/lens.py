@@ -19,6 +19,7 @@ from stages.evaluation.completions import completion_ids
 from stages.evaluation.interview import ModelRole
 from stages.evaluation.metrics import mean_with_interval
 from stages.evaluation.questions import Question
+from stages.language_model.architectures import arguments_for
 from stages.language_model.engine import Dtype
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
@@ -77,17 +78,16 @@ def lens(
     import torch
 
     from stages.language_model.loading import load_network
+    from stages.language_model.reading import Reader
     from stages.language_model.transformers_engine import memory_named
 
     asked = [(file, number, each) for file, questions in files.items() for number, each in enumerate(questions)]
     texts = [completion_ids(prompter, question, question.answer, prefix) for _, _, question in asked]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = load_network(model, dtype).to(device).eval()
-    order = sorted(range(len(asked)), key=lambda place: len(texts[place][0]))
     found: dict[int, list[float]] = {}
     with memory_named(batch_rows), torch.inference_mode():
-        for start in range(0, len(order), batch_rows):
-            rows = order[start : start + batch_rows]
+        for rows in Reader(network).batches([len(prompt_ids) for prompt_ids, _ in texts], batch_rows):
             logits_BMV = _logits_of_layers(network, [texts[row][0] for row in rows], AGREEMENT[dtype])
             for row, logits_MV in zip(rows, logits_BMV, strict=True):
                 found[row] = logits_MV.float().softmax(dim=-1)[:, texts[row][1][0]].tolist()
@@ -132,22 +132,20 @@ def _logits_of_layers(network: "PreTrainedModel", prompts: Sequence[Sequence[int
     width = max(map(len, prompts))
     # Padded on the left, so that all last positions stand in one column.
     input_BT = torch.tensor([[0] * (width - len(prompt)) + list(prompt) for prompt in prompts], device=network.device)
-    mask_BT = torch.tensor(
-        [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=network.device
-    )
-    positions_BT = (mask_BT.cumsum(dim=1) - 1).clamp(min=0)
+    read: dict[str, Any] = {}
+    # A network that does not take padding reads prompts of one length.
+    if min(map(len, prompts)) < width:
+        mask_BT = torch.tensor(
+            [[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=network.device
+        )
+        read = {"attention_mask": mask_BT, "position_ids": (mask_BT.cumsum(dim=1) - 1).clamp(min=0)}
     norm = _final_norm(network)
     last: list[torch.Tensor] = []
     # transformers norms the last of the hidden states that it gives, and not the others: its input is taken instead.
     hook = norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][:, -1]))
     try:
         told = network(
-            input_BT,
-            attention_mask=mask_BT,
-            position_ids=positions_BT,
-            output_hidden_states=True,
-            use_cache=False,
-            logits_to_keep=1,
+            input_BT, output_hidden_states=True, use_cache=False, **arguments_for(network, logits_to_keep=1, **read)
         )
     finally:
         hook.remove()

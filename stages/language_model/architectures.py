@@ -43,6 +43,9 @@ TAKES_PADDING: Mapping[str, str] = {
     "smollm3": "rotary positions, which are given, or none",
     "stablelm": ROTARY,
 }
+# Layers with states of which decoding token by token gives what reading the whole row gives. Of other layers with states
+# (Bamba and MiniMax in transformers 5.19) it does not, and those rows are read whole for every token.
+KEEPS_STATES = ("falcon_h1", "granitemoehybrid", "jamba", "lfm2", "mamba", "mamba2", "qwen3_next")
 # Rotary frequencies that are those of the longest row of a batch, or of the longest one so far.
 VARYING_ROTARY = ("longrope", "dynamic")
 
@@ -50,6 +53,11 @@ VARYING_ROTARY = ("longrope", "dynamic")
 def takes_padding(network: "PreTrainedModel") -> bool:
     """Whether rows of different length may go through the network together, padded on the left."""
     return network.config.model_type in TAKES_PADDING
+
+
+def keeps_states(network: "PreTrainedModel") -> bool:
+    """Whether what layers keep beside keys and values can be decoded from."""
+    return network.config.model_type in KEEPS_STATES
 
 
 def own_network(network: Any) -> Any:

@@ -3,8 +3,8 @@
 Each row's logits are those of one plain forward pass over that row alone. Where the architecture is known to take padding
 (architectures.py), rows of different length are padded on the left, and what all begin with is read once; physically it
 stands where it would stand if each whole row were padded, so that no padding ever comes between two tokens of a row.
-Elsewhere rows of one length go together, without padding. Decoding keeps keys, values and states; a network that gives
-nothing that can be kept reads the whole rows again for every token.
+Elsewhere rows of one length go together, without padding. Decoding keeps keys and values, and states where that is known to
+change nothing; a network that gives nothing else to keep reads the whole rows again for every token.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,16 +20,13 @@ from transformers.cache_utils import (
     LinearAttentionLayer,
 )
 
-from stages.language_model.architectures import arguments_for, own_network, takes_padding
+from stages.language_model.architectures import arguments_for, keeps_states, own_network, takes_padding
 from stages.language_model.engine import shared_length
 
+# Layers that keep keys and values alone.
+PLAIN = (DynamicLayer, DynamicSlidingWindowLayer)
 # Layers of which rows can be selected. A cache with any other keeps all its rows to the end.
-SELECTABLE = (
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-    LinearAttentionLayer,
-    LinearAttentionAndFullAttentionLayer,
-)
+SELECTABLE = (*PLAIN, LinearAttentionLayer, LinearAttentionAndFullAttentionLayer)
 # What transformers' networks call the cache that they take and give.
 CACHE_NAMES = ("past_key_values", "cache_params")
 
@@ -169,7 +166,11 @@ class EvenReading(Reading):
         input_B = next_B.new_zeros(self._cached_rows)
         self._places = self._places[kept]
         (cache,) = self._cache.values()
-        if len(kept) < self._cached_rows and all(type(layer) in SELECTABLE for layer in cache.layers):
+        if (
+            len(kept) < self._cached_rows
+            and type(cache) is DynamicCache
+            and all(type(layer) in SELECTABLE for layer in cache.layers)
+        ):
             cache.reorder_cache(self._places)
             self._places, input_B = torch.arange(len(kept), device=kept.device), next_B
         else:
@@ -182,9 +183,14 @@ class EvenReading(Reading):
         self._cache = {}
         for name in CACHE_NAMES:
             cache = getattr(told, name, None)
-            if isinstance(cache, Cache) and arguments_for(self._network, **{name: cache}):
+            if isinstance(cache, Cache) and arguments_for(self._network, **{name: cache}) and self._decodes_from(cache):
                 self._cache = {name: cache}
         self.logits_BLV = told.logits[:, -keep:][self._places]
+
+    def _decodes_from(self, cache: Cache) -> bool:
+        # A cache of the architecture's own may keep states beside its layers.
+        is_plain = type(cache) is DynamicCache and all(type(layer) in PLAIN for layer in cache.layers)
+        return is_plain or keeps_states(own_network(self._network))
 
 
 def _call(network: Any, input_BL: torch.Tensor, *, keep: int, **more: Any) -> Any:

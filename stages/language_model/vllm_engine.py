@@ -186,7 +186,8 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     # pydantic counts its errors on the first line and names the class on the second.
     said = next((line.removeprefix("Value error, ") for line in lines if line.startswith("Value error, ")), "")
-    return f"{type(error).__name__}: {(said or ' '.join(lines))[:300]}".rstrip(": ")
+    reason = (said or " ".join(lines)).split(" [type=")[0].split(" Please check the logs")[0]
+    return f"{type(error).__name__}: {reason[:300]}".rstrip(": ")
 
 
 def _continuation(output: Any, top_k: int) -> Continuation:

@@ -128,6 +128,8 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         layer_types=["conv", "full_attention"] * 2,
         block_auto_adjust_ff_dim=False,
         conv_L_cache=3,
+        # As the published configs have it; vLLM reads it.
+        conv_dim=64,
     ),
     "Mamba-2": _config(
         "Mamba2Config",
@@ -141,6 +143,39 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         chunk_size=8,
         initializer_range=0.2,
     ),
+    "Mamba": _config(
+        "MambaConfig",
+        {**IDS, "vocab_size": VOCABULARY},
+        hidden_size=64,
+        num_hidden_layers=2,
+        state_size=16,
+        initializer_range=0.2,
+    ),
+    "Jamba": _config(
+        "JambaConfig",
+        GROUPED,
+        num_hidden_layers=4,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+        num_experts=4,
+        num_experts_per_tok=2,
+        mamba_d_state=16,
+        mamba_dt_rank=8,
+        use_mamba_kernels=False,
+    ),
+    "Falcon-H1": _config(
+        "FalconH1Config",
+        GROUPED,
+        head_dim=32,
+        mamba_d_ssm=128,
+        mamba_n_heads=4,
+        mamba_d_head=32,
+        mamba_d_state=16,
+        mamba_chunk_size=8,
+    ),
+    "Cohere": _config("CohereConfig", GROUPED, logit_scale=0.25),
     "Cohere-2": _config(
         "Cohere2Config", {**GROUPED, "num_hidden_layers": 4}, logit_scale=0.25, layer_types=MIXED, sliding_window=WINDOW
     ),
@@ -161,6 +196,57 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
 }
 
+# Architectures of which nothing is known here: they have to be right by the rule for all others.
+UNLISTED: dict[str, Callable[[], PretrainedConfig]] = {
+    "OPT": _config(
+        "OPTConfig",
+        {**IDS, "vocab_size": VOCABULARY},
+        hidden_size=64,
+        ffn_dim=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+        word_embed_proj_dim=64,
+        init_std=0.2,
+    ),
+    "MPT, ALiBi from places": _config(
+        "MptConfig",
+        {**IDS, "vocab_size": VOCABULARY},
+        d_model=64,
+        n_heads=2,
+        n_layers=2,
+        max_seq_len=512,
+        initializer_range=0.2,
+    ),
+    "Llama 4, attention in chunks": _config(
+        "Llama4TextConfig",
+        GROUPED,
+        num_hidden_layers=4,
+        head_dim=32,
+        intermediate_size_mlp=128,
+        num_local_experts=2,
+        attention_chunk_size=WINDOW,
+    ),
+    "Bamba, states that cannot be decoded from": _config(
+        "BambaConfig",
+        GROUPED,
+        attn_layer_indices=[1],
+        mamba_n_heads=4,
+        mamba_d_head=32,
+        mamba_d_state=16,
+        mamba_n_groups=1,
+        mamba_chunk_size=8,
+    ),
+    "RWKV, no cache": _config(
+        "RwkvConfig",
+        {**IDS, "vocab_size": VOCABULARY},
+        hidden_size=64,
+        num_hidden_layers=2,
+        attention_hidden_size=64,
+        intermediate_size=128,
+    ),
+}
+
 
 def make(name: str, tokenizer_from: Path, folder: Path, **changes: Any) -> Path:
     """The folder of a tiny random model of that architecture. changes: fields of its config that are to be otherwise."""
@@ -169,7 +255,7 @@ def make(name: str, tokenizer_from: Path, folder: Path, **changes: Any) -> Path:
 
     shutil.copytree(tokenizer_from, folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))
     torch.manual_seed(0)
-    config = CONFIGS[name]()
+    config = (CONFIGS | UNLISTED)[name]()
     for field, value in changes.items():
         setattr(config.get_text_config(), field, value)
     AutoModelForCausalLM.from_config(config).to(torch.float32).save_pretrained(folder)

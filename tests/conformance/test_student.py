@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conformance.architectures import CONFIGS, make
+from conformance.architectures import CONFIGS, UNLISTED, make
 from conformance.plain import SHAPES, plain_logits
 from conftest import write_cache
 from plain_training import row_loss, tokens
@@ -29,6 +29,8 @@ from stages.student.objective import student_logits, topk_huber
 from stages.student.settings import StudentSettings
 from stages.student.training import StudentTrainer
 
+# Minutes in all: each of the architectures is trained by DeepSpeed.
+pytestmark = pytest.mark.slow
 ROWS = 8
 # What differs is the order of sums, and for gated delta nets and MoE the grouping of tokens. Relative, of the largest.
 TOLERANCE = 1e-4
@@ -43,7 +45,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> LogitCache:
     return LogitCache(folder)
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=CONFIGS | UNLISTED)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conformance.architectures import CONFIGS, make
+from conformance.architectures import CONFIGS, UNLISTED, make
 from conformance.plain import POSITIONS, SHAPES, TOLERANCE, TOLERANCES, K, distance, plain_logits
 
 from stages.language_model.engine import EngineOptions
@@ -16,7 +16,7 @@ from stages.language_model.transformers_engine import TransformersEngine
 Start = Callable[..., TransformersEngine]
 
 
-@pytest.fixture(scope="module", params=CONFIGS)
+@pytest.fixture(scope="module", params=CONFIGS | UNLISTED)
 def architecture(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
