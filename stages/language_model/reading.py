@@ -48,8 +48,12 @@ class Beginning:
         moved = DynamicCache()
         if self._cache is not None:
             places_BS = (torch.arange(self.length, device=starts.device) - starts[:, None]).clamp(min=0)
-            for index, layer in enumerate(self._cache.layers):
-                moved.update(_gathered(layer.keys, places_BS), _gathered(layer.values, places_BS), index)
+            for layer in self._cache.layers:
+                own = DynamicLayer()
+                own.lazy_initialization(layer.keys, layer.values)
+                # Put in, not given to `update`, which would copy it once more.
+                own.keys, own.values = _gathered(layer.keys, places_BS), _gathered(layer.values, places_BS)
+                moved.layers.append(own)
         return moved
 
 

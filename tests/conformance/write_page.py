@@ -54,7 +54,8 @@ def measure_reference(network: Any) -> float:
 def measure_vllm(network: Any, told: Told) -> str:
     """The same of vLLM, or how it refuses."""
     if told.refusal:
-        return "refused: " + told.refusal[0].partition(": ")[2].strip() if ": " in told.refusal[0] else told.refusal[0]
+        before, _, reason = told.refusal[0].partition(": ")
+        return f"refused: {reason or before}"
     found = [distance(network, SHAPES[shape], said, tie=1e-2) for shape, both in told.said.items() for said in both]
     return f"{max(each.logits for each in found):.0e}" + (
         "" if not any(each.ranks for each in found) else ", other ranks"
