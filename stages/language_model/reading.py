@@ -74,7 +74,9 @@ class Reader:
         order = sorted(range(len(lengths)), key=lambda row: lengths[row])
         batch: list[int] = []
         for row in order:
-            if len(batch) == batch_rows or (batch and not self.padded and lengths[row] != lengths[batch[0]]):
+            # RWKV in transformers 5.19 mixes rows of a single token up: such rows go alone.
+            differs = batch and not self.padded and (lengths[row] != lengths[batch[0]] or lengths[row] == 1)
+            if len(batch) == batch_rows or differs:
                 yield batch
                 batch = []
             batch.append(row)
