@@ -103,6 +103,12 @@ def refuse_on_vllm(config: "PretrainedConfig", context_length: int) -> None:
 
     config: of the language part. context_length: most tokens of one row.
     """
+    if config.model_type == "lfm2":
+        raise EngineError(
+            "vLLM gives other logits than transformers for LFM2, by about 2 where the largest is 6.",
+            "The teacher's logits would not be those of the student's network, so no weights were loaded.",
+            "Use the reference engine:  --set model.engine=transformers",
+        )
     window = getattr(config, "sliding_window", None)
     if config.model_type == "cohere2" and window and context_length > window:
         raise EngineError(

@@ -48,8 +48,12 @@ class Beginning:
         moved = DynamicCache()
         if self._cache is not None:
             places_BS = (torch.arange(self.length, device=starts.device) - starts[:, None]).clamp(min=0)
-            for index, layer in enumerate(self._cache.layers):
-                moved.update(_gathered(layer.keys, places_BS), _gathered(layer.values, places_BS), index)
+            for layer in self._cache.layers:
+                own = DynamicLayer()
+                own.lazy_initialization(layer.keys, layer.values)
+                # Put in, not given to `update`, which would copy it once more.
+                own.keys, own.values = _gathered(layer.keys, places_BS), _gathered(layer.values, places_BS)
+                moved.layers.append(own)
         return moved
 
 
@@ -70,7 +74,9 @@ class Reader:
         order = sorted(range(len(lengths)), key=lambda row: lengths[row])
         batch: list[int] = []
         for row in order:
-            if len(batch) == batch_rows or (batch and not self.padded and lengths[row] != lengths[batch[0]]):
+            # RWKV in transformers 5.19 mixes rows of a single token up: such rows go alone.
+            differs = batch and not self.padded and (lengths[row] != lengths[batch[0]] or lengths[row] == 1)
+            if len(batch) == batch_rows or differs:
                 yield batch
                 batch = []
             batch.append(row)

@@ -128,8 +128,9 @@ CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
         layer_types=["conv", "full_attention"] * 2,
         block_auto_adjust_ff_dim=False,
         conv_L_cache=3,
-        # As the published configs have it; vLLM reads it.
+        # As the published configs have them; vLLM reads them.
         conv_dim=64,
+        block_dim=64,
     ),
     "Mamba-2": _config(
         "Mamba2Config",

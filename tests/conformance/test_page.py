@@ -1,16 +1,14 @@
 """docs/models.md against the matrix, and the matrix against what the engines assume."""
 
 from conformance.architectures import CONFIGS, UNLISTED
-from conformance.write_page import PAGE
+from conformance.write_page import table_lines
 
 from stages.language_model.architectures import KEEPS_STATES, TAKES_PADDING
 
 
 def listed() -> dict[str, str]:
     """Architectures of the page's table, and how it says that they are batched."""
-    lines = PAGE.read_text(encoding="utf-8").partition("|---|")[2].splitlines()[1:]
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
-    return {name: batches for name, batches, *_ in cells}
+    return {name: line.split("|")[2].strip() for name, line in table_lines().items()}
 
 
 def test_the_page_lists_exactly_the_architectures_of_the_matrix() -> None:

@@ -24,6 +24,7 @@ ASKED = list(CONFIGS) if os.environ.get("DUET_WHOLE_MATRIX") else FEW
 # On a CPU, and in what words.
 REFUSED = {
     "Cohere-2": "a window of 9 tokens, transformers with 8",
+    "LFM2": "other logits than transformers for LFM2",
     "Qwen3-Next": "requires BF16",
     "Gemma 3 with vision": "failed to be inspected",
 }

@@ -24,13 +24,16 @@ class Told:
 
 
 def ask_until_refused(folders: Sequence[Path]) -> list[Told]:
-    """Folder by folder. An engine that failed leaves its process unusable, so the first refusal is the last answer."""
-    told = []
+    """Folder by folder, up to the first refusal: an engine that failed leaves its process unusable.
+
+    A refusal is an answer in a fresh process only; what an earlier engine left behind may be its cause elsewhere.
+    """
+    told: list[Told] = []
     for folder in folders:
         try:
             engine = start_engine("vllm", EngineOptions(folder, "float32", CONTEXT, (2,), BATCH_ROWS))
         except EngineError as error:
-            return [*told, Told({}, (error.found, error.needed, error.next_step))]
+            return told or [Told({}, (error.found, error.needed, error.next_step))]
         told.append(
             Told(
                 {

