@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from stages.errors import EngineError
+from stages.errors import DuetError, EngineError
 from stages.language_model.architectures import refuse_on_vllm, refuse_varying_rotary
 from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, refuse_raw_logits, sort_candidates
 from stages.language_model.folder import vocab_size
 from stages.language_model.hardware import cuda_is_available, describe_hardware
+from stages.language_model.loading import text_config
 
 OLDEST_VLLM = (0, 26)
 
@@ -32,7 +33,6 @@ class VllmEngine:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        import transformers
         import vllm
 
         self.version: str = vllm.__version__
@@ -49,7 +49,7 @@ class VllmEngine:
         self._stop_ids = list(options.stop_ids)
         self._vocabulary = vocab_size(options.model)
         try:
-            config = transformers.AutoConfig.from_pretrained(options.model, trust_remote_code=False).get_text_config()
+            config = text_config(options.model)
             refuse_varying_rotary(config, options.context_length)
             refuse_on_vllm(config, options.context_length)
             self._llm = _start(options, on_gpu=on_gpu)
@@ -57,7 +57,7 @@ class VllmEngine:
             first = self._sampling(temperature=0, max_tokens=2, ignore_eos=True, detokenize=False)
             if options.context_length > 2:
                 self._generate([[0]], [first], lambda done: None)
-        except EngineError:
+        except DuetError:
             raise
         # Wide on purpose: what vLLM raises over a model that it cannot run has no common base. pydantic, torch and Python
         # raise it, by assertions, missing attributes and indices among others.
@@ -157,7 +157,9 @@ def _start(options: EngineOptions, *, on_gpu: bool) -> Any:
         "dtype": options.dtype,
         "max_model_len": options.context_length,
         "trust_remote_code": False,
+        # The files that were hashed, and not those in Mistral's own format, which may stand beside them.
         "load_format": "safetensors",
+        "config_format": "hf",
         "skip_tokenizer_init": True,
         # Of a model that also sees or hears, the language part is asked.
         "limit_mm_per_prompt": {"image": 0, "video": 0, "audio": 0},
