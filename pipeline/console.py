@@ -30,7 +30,7 @@ def quieten_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     # These set their own level when they are imported; a filter stays.
-    for name in ("DeepSpeed", "vllm.triton_utils.importing", "torchao", "torch.utils._pytree"):
+    for name in ("DeepSpeed", "vllm.triton_utils.importing", "vllm.engine.arg_utils", "torchao", "torch.utils._pytree"):
         logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
