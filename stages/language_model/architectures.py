@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import EngineError, ModelError
+from stages.errors import EngineError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -58,24 +58,6 @@ def takes_padding(network: "PreTrainedModel") -> bool:
 def keeps_states(network: "PreTrainedModel") -> bool:
     """Whether what layers keep beside keys and values can be decoded from."""
     return network.config.model_type in KEEPS_STATES
-
-
-def refuse_not_causal(network: "PreTrainedModel") -> None:
-    """Raise ModelError if a token's logits depend on what follows it, as they do in XLNet and in masked language models.
-
-    Two texts of two tokens that begin alike are read; the weights must be whole.
-    """
-    import torch
-
-    ids_BL = torch.tensor([[1, 2], [1, 3]], device=network.device)
-    with torch.inference_mode():
-        first_BV = network(ids_BL, **arguments_for(network, use_cache=False)).logits[:, 0].float()
-    if not torch.allclose(first_BV[0], first_BV[1], rtol=1e-2, atol=1e-2):
-        raise ModelError(
-            f"{type(network).__name__} is no causal language model: a token's logits depend on those behind it.",
-            "The student would see the answer that it is to give, so nothing was asked.",
-            "Use a model that reads from left to right.",
-        )
 
 
 def own_network(network: Any) -> Any:

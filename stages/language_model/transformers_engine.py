@@ -12,7 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from stages.language_model.architectures import own_network, refuse_not_causal, refuse_varying_rotary
+from stages.language_model.architectures import own_network, refuse_varying_rotary
 from stages.language_model.engine import (
     TIE_MARGIN,
     Continuation,
@@ -48,8 +48,6 @@ class TransformersEngine:
         loaded = load_network(options.model, options.dtype) if network is None else network
         refuse_varying_rotary(own_network(loaded).config.get_text_config(), options.context_length)
         self._model = loaded.to(self._device).eval()
-        if network is None:
-            refuse_not_causal(self._model)
         self._reader = Reader(self._model, int(self._stop_ids[0]) if len(self._stop_ids) else 0)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
