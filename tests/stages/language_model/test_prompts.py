@@ -339,6 +339,7 @@ def test_a_thinking_model_still_ends_its_answer_where_its_template_does(tiny_mod
 
     assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path) == (0, 2)
     # Here the thoughts end with the same token, and the answer is still to come.
-    tokenizer.chat_template = "{% for m in messages %}<|im_start|><|channel|>final<|message|>{{ m.content }}<|im_end|>{% endfor %}<|im_start|>"
+    in_channels = "<|channel|>final<|message|>{{ m.content }}<|im_end|>"
+    tokenizer.chat_template = f"{{% for m in messages %}}<|im_start|>{in_channels}{{% endfor %}}<|im_start|>"
     assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path) == (0,)
     assert Prompter(tokenizer, "chat").stop_ids(tmp_path) == (0, 2)
