@@ -99,6 +99,11 @@ class Reader:
         logits_BLV: torch.Tensor = _call(self.network, self.tensor([row]), keep=1, use_cache=False).logits
         return logits_BLV[0, -1]
 
+    def logits(self, row: Sequence[int]) -> torch.Tensor:
+        """[L, V]: one plain forward pass over one row, all of its positions."""
+        logits_BLV: torch.Tensor = _call(self.network, self.tensor([row]), keep=len(row), use_cache=False).logits
+        return logits_BLV[0]
+
     def tensor(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of one length on the network's device: int64 [B, L]."""
         return torch.tensor([list(row) for row in rows], device=self.device)
