@@ -200,4 +200,5 @@ class EvenReading(Reading):
 
 def _call(network: Any, input_BL: torch.Tensor, *, keep: int, **more: Any) -> Any:
     """The forward pass with those of the arguments that it takes; the last `keep` positions of its logits are needed."""
-    return network(input_BL, **arguments_for(network, logits_to_keep=keep, **more))
+    # A router's own loss, for which a config may ask, fails where a mask is longer than what is read.
+    return network(input_BL, **arguments_for(network, logits_to_keep=keep, output_router_logits=False, **more))

@@ -15,6 +15,7 @@ from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3TextConfig,
+    MixtralConfig,
     PreTrainedModel,
     XLMConfig,
     XLNetConfig,
@@ -378,3 +379,26 @@ def test_a_network_that_transformers_cannot_run_is_one_line(tiny_model: Path, mo
 
     with pytest.raises(ModelError, match=r"transformers cannot run .*: The size of tensor a"):
         start(tiny_model)
+
+
+def test_a_config_that_asks_for_the_routers_loss_changes_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    experts = MixtralConfig(
+        **SMALL,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+    )
+    AutoModelForCausalLM.from_config(experts).save_pretrained(tmp_path)
+    asked = [[*range(10, 20), *tail] for tail in TAILS]
+
+    together = start(tmp_path).continue_greedily(asked, max_tokens=2, top_k=K)
+    alone = start(tmp_path, batch_rows=1).continue_greedily(asked, max_tokens=2, top_k=K)
+
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=TOLERANCE)
