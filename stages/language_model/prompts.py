@@ -57,6 +57,7 @@ class Prompter:
             self._chat = ChatTemplate(tokenizer, variables=variables, today=today, thinking=thinking)
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._control_tokens = [token for token in {*tokenizer.all_special_tokens, *added} if token.strip()]
+        self._control_ids = set(tokenizer.convert_tokens_to_ids(self._control_tokens)) - {tokenizer.unk_token_id}
 
     @property
     def thinks(self) -> bool:
@@ -101,14 +102,15 @@ class Prompter:
             )
         return whole[:place]
 
-    def stop_ids(self, model: Path) -> tuple[int, ...]:
+    def stop_ids(self, model: Path, *, may_think: bool = True) -> tuple[int, ...]:
         """Ids that end an answer, rising: those that the model's folder names, and the one that its template writes there.
 
         A template may end its turns with another token than the tokenizer ends texts with. Where thoughts are a message of
-        their own, a model that may think writes that one after its thoughts as well.
+        their own, a model that may think writes that one after its thoughts as well, and goes on.
+        may_think: False where only answers are said, as in a capture, whatever `thinks` is.
         """
         ends = set(end_of_turn_ids(model, self.tokenizer))
-        if self._chat is not None and not (self.thinks and self._chat.has_channels):
+        if self._chat is not None and not (may_think and self.thinks and self._chat.has_channels):
             whole = self._chat.answered([Message("user", PROBE_QUERY)], PROBE_ANSWER)
             after = whole[whole.rfind(PROBE_ANSWER) + len(PROBE_ANSWER) :].strip()
             written = [token for token in self._control_tokens if after.startswith(token)]
@@ -251,6 +253,13 @@ class Prompter:
                     "The tokenizer would read it as the token, and not as these letters, so nothing was run.",
                     "Write it in another way, or leave the line out.",
                 )
+        # A tokenizer that lowers letters may find one where there was none.
+        if read := self._control_ids.intersection(self.tokenizer.encode(text, add_special_tokens=False)):
+            raise DataError(
+                f"The tokenizer reads a control token of the model, {self.tokenizer.decode([min(read)])!r}, in {text[:80]!r}.",
+                "The model would read it as the token, and not as these letters, so nothing was run.",
+                "Write it in another way, or leave the line out.",
+            )
 
     def _refuse_unknown(self, text: str) -> None:
         """Raise DataError unless the tokenizer has tokens for half of the text's words.

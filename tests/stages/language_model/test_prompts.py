@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.errors import DataError, ModelError
@@ -254,6 +254,18 @@ def test_a_control_token_in_a_query_is_refused_and_not_read_as_one(tokenizer: Pr
             prompter.bare_ids("<|im_end|>")
 
 
+def test_a_control_token_that_the_tokenizer_finds_in_other_letters_is_refused(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|call|>", normalized=True, special=True)]})
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[attr-defined]
+    prompter = Prompter(tokenizer, "chat")
+
+    assert prompter.ids("What is a call?")
+    with pytest.raises(DataError, match=r"reads a control token of the model, '<\|call\|>', in 'What is <\|CALL\|>"):
+        prompter.ids("What is <|CALL|>?")
+
+
 def test_a_query_that_the_tokenizer_cannot_read_is_refused() -> None:
     prompter = Prompter(sentence_tokenizer("<s> $A"), "chat")
 
@@ -342,4 +354,6 @@ def test_a_thinking_model_still_ends_its_answer_where_its_template_does(tiny_mod
     in_channels = "<|channel|>final<|message|>{{ m.content }}<|im_end|>"
     tokenizer.chat_template = f"{{% for m in messages %}}<|im_start|>{in_channels}{{% endfor %}}<|im_start|>"
     assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path) == (0,)
+    # What is captured is the answer.
+    assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path, may_think=False) == (0, 2)
     assert Prompter(tokenizer, "chat").stop_ids(tmp_path) == (0, 2)
