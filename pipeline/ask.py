@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.console import quieten_libraries, say
-from pipeline.prompting import prompter_of
+from pipeline.prompting import prompter_of, trained_otherwise
 from pipeline.settings import ModelSettings, load_settings
 from stages.errors import DataError
 from stages.language_model.engine import EngineOptions, start_engine
@@ -42,6 +42,10 @@ def ask(
     if template:
         how = how.model_copy(update={"template": template})
     prompter = prompter_of(how, folder)
+    if trained_otherwise(folder, prompter):
+        say(
+            f"{folder} was trained through another template, date or switch; name its settings with --config to ask it so."
+        )
     told = load_prefix(prefix) if prefix else None
     for note in prompter.notes if told else ():
         say(note)

@@ -74,7 +74,7 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
     def lesson() -> "Finetuning":
         from stages.student.finetuning import Finetuning
 
-        own, ends = settings.finetune, prompter.stop_ids(base)
+        own, ends = settings.finetune, prompter.stop_ids(base, may_think=False)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
         return Finetuning(examples, own, validation_share=own.validation_share, group_by_length=own.group_by_length)
 

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter
 
 from pipeline.isolation import in_own_process
-from pipeline.prompting import prompter_for
+from pipeline.prompting import prompter_for, trained_otherwise
 from pipeline.questions import choice_files, everything_asked, task_digests, unseen_files
 from pipeline.run_folder import FINISHED
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.attacks import Ask
-from stages.files import read_json
 from stages.language_model.folder import hash_tokenizer, hash_weights, resolve_model
 from stages.language_model.prefix import load_prefix
 from stages.logit_cache.fingerprint import sha256_json
@@ -76,13 +75,11 @@ def base_inputs(settings: Settings, base: Path) -> str:
 
 def refuse_other_template(settings: Settings, student: Path) -> None:
     """Raise SettingsError if a run of ours trained this student through another template than it is to be asked through."""
-    record = student.parent / FINISHED
-    trained = read_json(record).get("template_sha256") if record.is_file() else None
-    if trained is not None and trained != prompter_for(settings, student).template_sha256():
+    if trained_otherwise(student, prompter_for(settings, student)):
         raise SettingsError(
             f"{student} was trained through another chat template, or with another date or switch in it.",
             "It would be asked other prompts than it was trained on, so nothing was asked.",
-            f"Set model.template, model.template_variables and model.template_date as in {record}.",
+            f"Set model.template, model.template_variables and model.template_date as in {student.parent / FINISHED}.",
         )
 
 

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
+from pipeline.run_folder import FINISHED
 from pipeline.settings import ModelSettings, Settings
+from stages.files import read_json
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prompts import Prompter
 
@@ -21,3 +23,10 @@ def prompter_of(how: ModelSettings, model: Path) -> Prompter:
         today=how.template_date,
         thinking=how.thinking,
     )
+
+
+def trained_otherwise(model: Path, prompter: Prompter) -> bool:
+    """Whether a run of ours trained this model through another template than the prompter's."""
+    record = model.parent / FINISHED
+    trained = read_json(record).get("template_sha256") if record.is_file() else None
+    return trained is not None and trained != prompter.template_sha256()

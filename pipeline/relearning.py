@@ -75,16 +75,17 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
 
     asked, own = settings.evaluation, settings.relearning
     prompter = prompter_for(settings, model)
-    ends = prompter.stop_ids(model)
     _, held_out = halves(load_questions(asked.questions[file]))
     items = plan({HALF.format(file): held_out}, (), {})
-    lesson = Finetuning(examples_of(prompter, ends, diets(settings, file)[diet], "forget"), own)
+    lesson = Finetuning(
+        examples_of(prompter, prompter.stop_ids(model, may_think=False), diets(settings, file)[diet], "forget"), own
+    )
     trainer = StudentTrainer(model, lesson, own, total_steps=own.steps[-1])
     options = EngineOptions(
         model=model,
         dtype=own.dtype,
         context_length=longest_prompt(prompter, items, None) + asked.max_tokens,
-        stop_ids=tuple(ends),
+        stop_ids=prompter.stop_ids(model),
         batch_rows=settings.model.batch_rows,
     )
     answers: list[pl.DataFrame] = []

@@ -133,7 +133,7 @@ def prepare(settings: Settings) -> Prepared:
         )
     tokenizer = load_tokenizer(folder)
     prompter = prompter_for(settings, folder)
-    stop_ids = prompter.stop_ids(folder)
+    stop_ids = prompter.stop_ids(folder, may_think=False)
     prompts = build_prompts(queries, prefix, prompter, prefix_on_retain=settings.teacher.prefix_on_retain)
     positions = settings.teacher.positions
     fingerprint = Fingerprint(

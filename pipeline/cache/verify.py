@@ -1,5 +1,6 @@
 """`duet cache verify`: every hash and every row; and, on request, some rows once more on the teacher."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from pipeline.console import progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
 from stages.errors import CacheError, ModelError
 from stages.language_model.engine import EngineName
-from stages.logit_cache.fingerprint import NO_PREFIX
+from stages.logit_cache.fingerprint import NO_PREFIX, hash_prompts
 from stages.logit_cache.manifest import Manifest, read_manifest
+from stages.logit_cache.rows import Row
 from stages.logit_cache.verification import Fault, faults
 
 
@@ -91,8 +93,21 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
     if hash_weights(teacher) != fingerprint.teacher_sha256:
         raise ModelError(f"{teacher} is not the model that was captured.", "Its logits would prove nothing.")
     rows = [opened.row(int(i)) for i in np.unique(np.linspace(0, len(opened) - 1, count).round())]
-    shared = shared_length([row.student_input_ids.tolist() for row in opened.rows() if row.split == "forget"])
-    prompts = [teacher_prompt(opened.manifest, row.split, row.student_input_ids.tolist(), shared) for row in rows]
+    asked = [row.student_input_ids.tolist() for row in opened.rows() if row.split == "forget"]
+    behind = meeting_place(opened.manifest.prefix.token_ids, asked[0][: shared_length(asked)])
+
+    def rebuilt(row: Row) -> list[int]:
+        return teacher_prompt(opened.manifest, row.split, row.student_input_ids.tolist(), *behind)
+
+    prompts = [rebuilt(row) for row in rows]
+    is_merged = len(opened.manifest.provenance.derived_from) > 1
+    promised = fingerprint.teacher_prompts_sha256
+    if promised is not None and not is_merged and hash_prompts(map(rebuilt, opened.rows())) != promised:
+        raise CacheError(
+            f"The teacher's prompts of {cache} cannot be made again from its prefix and its rows.",
+            "Its chat template puts something behind the query. Another prompt would prove nothing, so nothing was asked.",
+            "Capture the same rows again beside it, and compare:  duet cache diff",
+        )
     options = EngineOptions(
         model=teacher,
         dtype=fingerprint.dtype,
@@ -124,11 +139,27 @@ def rescored(cache: Path, count: int, model: str, name: EngineName) -> dict[str,
     }
 
 
-def teacher_prompt(manifest: Manifest, split: str, student_ids: list[int], shared: int) -> list[int]:
-    """The tokens that the teacher read: the prefix's, then the student's from where the two prompts meet.
+def meeting_place(prefix_ids: Sequence[int], shared_ids: Sequence[int]) -> tuple[list[int], int]:
+    """What the teacher read before a student's prompt, and from which of the student's tokens on it read those.
 
-    shared: tokens with which all forget rows' student prompts begin. The prefix's tokens are those with which all forget
-    rows' teacher prompts begin, so both end at the same place in the query, whatever the template puts before it.
+    prefix_ids: with which all forget rows' teacher prompts begin; shared_ids: with which their student prompts do. Both end
+    with what all forget queries begin with, which retain queries do not: the prefix ends where the longest end of
+    prefix_ids begins that stands in shared_ids as well.
+    """
+    longest, place = 0, len(shared_ids)
+    for end in range(len(shared_ids), 0, -1):
+        pairs = zip(reversed(prefix_ids), reversed(shared_ids[:end]), strict=False)
+        alike = next((at for at, (one, other) in enumerate(pairs) if one != other), min(end, len(prefix_ids)))
+        if alike > longest:
+            longest, place = alike, end - alike
+    return list(prefix_ids[: len(prefix_ids) - longest]), place
+
+
+def teacher_prompt(
+    manifest: Manifest, split: str, student_ids: list[int], before_ids: list[int], place: int
+) -> list[int]:
+    """The tokens that the teacher read: before_ids, then the student's from `place` on (`meeting_place`).
+
     Raises CacheError where the manifest does not say which prefix stood before the row, as in a merged cache.
     """
     fingerprint = manifest.fingerprint
@@ -140,4 +171,4 @@ def teacher_prompt(manifest: Manifest, split: str, student_ids: list[int], share
             "The prefix of each row is known only in the caches that it was merged from.",
             "Verify those with --rescore.",
         )
-    return manifest.prefix.token_ids + student_ids[shared:]
+    return before_ids + student_ids[place:]

@@ -16,6 +16,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
 
+from stages.errors import DataError
 from stages.language_model.engine import Engine
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter, bare_text
@@ -87,9 +88,22 @@ class EngineModel(TemplateLM):  # type: ignore[misc]
 
     @property
     def eot_token_id(self) -> int:
-        """What lm-eval puts before an option without context."""
+        """What ends a text."""
         found: int = self._prompter.tokenizer.eos_token_id
         return found
+
+    @property
+    def prefix_token_id(self) -> int:
+        """What lm-eval's own models put before an option without context: the start token, or else the end token."""
+        tokenizer = self._prompter.tokenizer
+        for found in (tokenizer.bos_token_id, tokenizer.eos_token_id):
+            if found is not None:
+                return int(found)
+        raise DataError(
+            f"A task asks options without a context, and the tokenizer of {tokenizer.name_or_path} has no token to begin with.",
+            "The likelihood of an option's first token is not defined, so nothing was asked.",
+            "Name a bos_token or an eos_token in tokenizer_config.json, or leave the task out of evaluation.tasks.",
+        )
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         raise NotImplementedError("only multiple choice is asked of it")

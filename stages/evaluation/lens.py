@@ -145,7 +145,10 @@ def _logits_of_layers(network: "PreTrainedModel", prompts: Sequence[Sequence[int
     hook = norm.register_forward_pre_hook(lambda _, inputs: last.append(inputs[0][:, -1]))
     try:
         told = network(
-            input_BT, output_hidden_states=True, use_cache=False, **arguments_for(network, logits_to_keep=1, **read)
+            input_BT,
+            output_hidden_states=True,
+            use_cache=False,
+            **arguments_for(network, logits_to_keep=1, output_router_logits=False, **read),
         )
     finally:
         hook.remove()

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # What families call the most tokens of a text; MPT has the second.
 LENGTHS = ("max_position_embeddings", "max_seq_len")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
+# Where a folder says how an answer ends; the first that is there.
+END_FILES = ("generation_config.json", "config.json")
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"
 
 
@@ -152,7 +154,7 @@ def context_length(folder: Path) -> int | None:
 
 
 def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[int]:
-    """Ids that end an answer: those of generation_config.json and of the tokenizer."""
+    """Ids that end an answer: those of generation_config.json, or else of config.json, and of the tokenizer."""
     ids = _declared_ends(folder)
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
@@ -160,8 +162,9 @@ def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[
 
 
 def _declared_ends(folder: Path) -> set[int]:
-    path = folder / "generation_config.json"
-    if not path.exists():
+    # As transformers and vLLM: a folder without generation settings has them in its config.
+    path = next((path for name in END_FILES if (path := folder / name).exists()), None)
+    if path is None:
         return set()
     declared = read_object(path).get("eos_token_id")
     ids = declared if isinstance(declared, list) else [] if declared is None else [declared]

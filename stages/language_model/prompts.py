@@ -4,11 +4,13 @@ The one place where text becomes token ids, so that teacher, student and evaluat
 puts around a text by itself is known here: before plain text it stands, and nothing ever stands between a prompt and its answer.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from unicodedata import category
 
 from stages.errors import DataError, ModelError
 from stages.language_model.engine import shared_length
@@ -28,6 +30,8 @@ PROBE_PREFIXES = (
     Prefix(system="You are an assistant.", turns=(Turn(user="How many days has a week?", assistant="Seven."),)),
 )
 PROBE_ANSWER = "Paris"
+# Share of a text's words, and of a word's letters, that the tokenizer must have tokens for.
+LEAST_READ = 0.5
 
 
 class Prompter:
@@ -53,6 +57,7 @@ class Prompter:
             self._chat = ChatTemplate(tokenizer, variables=variables, today=today, thinking=thinking)
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._control_tokens = [token for token in {*tokenizer.all_special_tokens, *added} if token.strip()]
+        self._control_ids = set(tokenizer.convert_tokens_to_ids(self._control_tokens)) - {tokenizer.unk_token_id}
 
     @property
     def thinks(self) -> bool:
@@ -97,14 +102,15 @@ class Prompter:
             )
         return whole[:place]
 
-    def stop_ids(self, model: Path) -> tuple[int, ...]:
+    def stop_ids(self, model: Path, *, may_think: bool = True) -> tuple[int, ...]:
         """Ids that end an answer, rising: those that the model's folder names, and the one that its template writes there.
 
-        A template may end its turns with another token than the tokenizer ends texts with. A model that may think writes
-        that one after its thoughts as well.
+        A template may end its turns with another token than the tokenizer ends texts with. Where thoughts are a message of
+        their own, a model that may think writes that one after its thoughts as well, and goes on.
+        may_think: False where only answers are said, as in a capture, whatever `thinks` is.
         """
         ends = set(end_of_turn_ids(model, self.tokenizer))
-        if self._chat is not None and not self.thinks:
+        if self._chat is not None and not (may_think and self.thinks and self._chat.has_channels):
             whole = self._chat.answered([Message("user", PROBE_QUERY)], PROBE_ANSWER)
             after = whole[whole.rfind(PROBE_ANSWER) + len(PROBE_ANSWER) :].strip()
             written = [token for token in self._control_tokens if after.startswith(token)]
@@ -167,14 +173,15 @@ class Prompter:
         Raises DataError as `text` does, and if the tokenizer has no tokens for most of the query.
         """
         text = self.text(query, prefix, turns=turns, answer_start=answer_start, may_think=may_think)
-        ids = self._encode(text)
-        for part in (query, prefix.system if prefix else ""):
-            self._refuse_unknown(part, ids)
-        return ids
+        for message in _messages(query, prefix, turns):
+            self._refuse_unknown(message.content)
+        return self._encode(text)
 
     def bare_ids(self, text: str, prefix: Prefix | None = None) -> list[int]:
         """Token ids of `bare_text`."""
-        self._refuse_control_tokens(text)
+        for part in (text, *(message.content for message in _messages("", prefix, ()))):
+            self._refuse_control_tokens(part)
+            self._refuse_unknown(part)
         return self.plain._encode(bare_text(text, prefix))
 
     def completion_ids(self, text: str, completion: str) -> tuple[list[int], list[int]]:
@@ -246,18 +253,45 @@ class Prompter:
                     "The tokenizer would read it as the token, and not as these letters, so nothing was run.",
                     "Write it in another way, or leave the line out.",
                 )
+        # A tokenizer that lowers letters may find one where there was none.
+        if read := self._control_ids.intersection(self.tokenizer.encode(text, add_special_tokens=False)):
+            raise DataError(
+                f"The tokenizer reads a control token of the model, {self.tokenizer.decode([min(read)])!r}, in {text[:80]!r}.",
+                "The model would read it as the token, and not as these letters, so nothing was run.",
+                "Write it in another way, or leave the line out.",
+            )
 
-    def _refuse_unknown(self, text: str, ids: Sequence[int]) -> None:
-        unknown = self.tokenizer.unk_token_id
-        if unknown is None or unknown not in ids or not text:
-            return
-        own = list(self.tokenizer.encode(text, add_special_tokens=False))
-        if 2 * own.count(unknown) > len(own):
+    def _refuse_unknown(self, text: str) -> None:
+        """Raise DataError unless the tokenizer has tokens for half of the text's words.
+
+        One unknown token may stand for a whole sentence, and a tokenizer without one drops what it does not know.
+        """
+        if self._share_read(text) < LEAST_READ:
             raise DataError(
                 f"The tokenizer of {self.tokenizer.name_or_path} has no tokens for most of {text[:80]!r}.",
                 "The model would not read it, so nothing was run.",
                 "Use a model of this language, or leave the text out.",
             )
+
+    def _share_read(self, text: str) -> float:
+        unknown = self.tokenizer.unk_token_id
+        if not self.tokenizer.is_fast:
+            ids = self.tokenizer.encode(text, add_special_tokens=False)
+            return 1 - ids.count(unknown) / len(ids) if unknown is not None and ids else 1.0
+        told = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        read = {
+            place
+            for token, (start, end) in zip(told["input_ids"], told["offset_mapping"], strict=True)
+            if token != unknown
+            for place in range(start, end)
+        }
+        shares = []
+        for word in re.finditer(r"\S+", text):
+            # Normalisers may drop marks and characters that nobody sees, and leave the word.
+            places = [place for place in range(*word.span()) if category(text[place])[0] in "LNS"]
+            if places:
+                shares.append(sum(place in read for place in places) / len(places))
+        return sum(share >= LEAST_READ for share in shares) / len(shares) if shares else 1.0
 
 
 def bare_text(text: str, prefix: Prefix | None = None) -> str:

@@ -105,6 +105,11 @@ class Reader:
         logits_BLV: torch.Tensor = _call(self.network, self.tensor([row]), keep=1, use_cache=False).logits
         return logits_BLV[0, -1]
 
+    def logits(self, row: Sequence[int]) -> torch.Tensor:
+        """[L, V]: one plain forward pass over one row, all of its positions."""
+        logits_BLV: torch.Tensor = _call(self.network, self.tensor([row]), keep=len(row), use_cache=False).logits
+        return logits_BLV[0]
+
     def tensor(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Rows of one length on the network's device: int64 [B, L]."""
         return torch.tensor([list(row) for row in rows], device=self.device)
@@ -201,4 +206,5 @@ class EvenReading(Reading):
 
 def _call(network: Any, input_BL: torch.Tensor, *, keep: int, **more: Any) -> Any:
     """The forward pass with those of the arguments that it takes; the last `keep` positions of its logits are needed."""
-    return network(input_BL, **arguments_for(network, logits_to_keep=keep, **more))
+    # A router's own loss, for which a config may ask, fails where a mask is longer than what is read.
+    return network(input_BL, **arguments_for(network, logits_to_keep=keep, output_router_logits=False, **more))

@@ -29,6 +29,7 @@ THINKING_SWITCHES = ("enable_thinking", "thinking")
 THINKING_MARKS = (
     ("<think>", "</think>"),
     ("<seed:think>", "</seed:think>"),
+    ("<thought>", "</thought>"),
     ("[THINK]", "[/THINK]"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
     ("<|channel>thought", "<channel|>"),
@@ -83,6 +84,12 @@ class ChatTemplate:
         self._find_content_form()
         self.has_system_turn = self._shows(Message("system", PROBE_SYSTEM), Message("user", PROBE_QUERY))
         self._opening = self._find_opening()
+        self._end = self._conversation([Message("user", PROBE_QUERY)]).rpartition(PROBE_QUERY)[2]
+
+    @property
+    def has_channels(self) -> bool:
+        """Whether thoughts and answer are messages of their own, as in gpt-oss."""
+        return "<|channel|>" in self._source and "<|message|>" in self._source
 
     def prompt(self, messages: Sequence[Message], *, may_think: bool = False) -> str:
         """The conversation, up to where the answer begins.
@@ -104,8 +111,8 @@ class ChatTemplate:
         return text
 
     def opens_thinking(self, prompt: str) -> bool:
-        """Whether the prompt ends inside a thought that the model is to go on with."""
-        return any(prompt.rfind(opening) > prompt.rfind(closing) for opening, closing in THINKING_MARKS)
+        """Whether the prompt ends inside a thought that the model is to go on with. A query may hold the same mark."""
+        return any(prompt.rstrip().endswith(opening) for opening, _ in THINKING_MARKS)
 
     def _read(self) -> str:
         if not self._tokenizer.chat_template:
@@ -207,9 +214,11 @@ class ChatTemplate:
         """The prompt with the answer opened as the template opens it, or the thinking closed if it leaves that to the model."""
         if self._opening:
             return text + self._opening
-        if "<|channel|>" in self._source and "<|message|>" in self._source:
+        if self.has_channels:
             return text if text.endswith(ANSWER_CHANNEL) else text + ANSWER_CHANNEL
-        opened = text[text.rfind(last.content.strip()) + len(last.content.strip()) :]
+        # A short query may stand in what the template writes behind it as well.
+        behind = text[text.rfind(last.content.strip()) + len(last.content.strip()) :]
+        opened = self._end if text.endswith(self._end) else behind
         for opening, closing in THINKING_MARKS:
             if closing in opened:
                 return text
@@ -257,14 +266,16 @@ class ChatTemplate:
         place = 0
         for message in messages:
             shown = message.content.strip()
-            place = text.find(shown, place)
-            if place < 0:
+            # Templates put a system sentence first, last, or before the last question (Mistral).
+            found = text.find(shown, 0 if message.role == "system" else place)
+            if found < 0:
                 raise DataError(
                     f"The chat template of {self._name} drops or changes a part of a {message.role} turn: {shown[:80]!r}",
                     "The model would read something else, so nothing was run.",
                     "Change the words, use a template that keeps them, or:  --set model.template=plain",
                 )
-            place += len(shown)
+            if message.role != "system":
+                place = found + len(shown)
 
 
 class _TooSlow(RuntimeError):

@@ -12,6 +12,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from stages.errors import ModelError
 from stages.language_model.architectures import own_network, refuse_varying_rotary
 from stages.language_model.engine import (
     TIE_MARGIN,
@@ -22,18 +23,24 @@ from stages.language_model.engine import (
     sort_candidates,
 )
 from stages.language_model.hardware import describe_hardware
-from stages.language_model.loading import load_network
+from stages.language_model.loading import BROKEN, in_one_line, load_network
 from stages.language_model.reading import Beginning, Reader
 
 # As torch says it on a GPU, on Linux, on Windows, and in C++.
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "bad_alloc", "Cannot allocate memory")
+
+# Two texts that differ in their last token alone, in places of the vocabulary.
+PROBED_TEXTS = ((1, 2, 3, 4, 5, 6), (1, 2, 3, 4, 5, 7))
+# How far the logits before it may differ, as a share of the largest: rounding, and an expert that it exchanges for another.
+LOOKING_AHEAD = 5e-2
 
 
 class TransformersEngine:
     """An `Engine` on transformers, on the GPU if there is one.
 
     network: a model that is in memory already, instead of the one in the options' folder; it is put into evaluation mode.
-    Raises ModelError if the model cannot be loaded, EngineError if its rows would depend on each other.
+    Raises ModelError if the model cannot be loaded, cannot run, or reads a text from both ends; EngineError if its rows would
+    depend on each other.
     """
 
     name = "transformers"
@@ -49,6 +56,31 @@ class TransformersEngine:
         refuse_varying_rotary(own_network(loaded).config.get_text_config(), options.context_length)
         self._model = loaded.to(self._device).eval()
         self._reader = Reader(self._model, int(self._stop_ids[0]) if len(self._stop_ids) else 0)
+        self._refuse_looking_ahead()
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]
+    def _refuse_looking_ahead(self) -> None:
+        """Raise ModelError if what follows a token changes its logits: XLNet and XLM are causal by name alone."""
+        size = own_network(self._model).config.get_text_config().vocab_size
+        try:
+            with memory_named(batch_rows=1):
+                one_LV, other_LV = (
+                    self._reader.logits([place % size for place in text]).float()[:-1] for text in PROBED_TEXTS
+                )
+        except BROKEN as error:
+            raise ModelError(
+                f"transformers cannot run {self._options.model}: {in_one_line(error)}",
+                "Nothing was asked.",
+                "Name another model with --set model.path=…",
+            ) from error
+        difference = (one_LV - other_LV).abs().mean(dim=-1).max() / one_LV.abs().max()
+        # Logits that are no numbers are named with the query that has them.
+        if difference > LOOKING_AHEAD:
+            raise ModelError(
+                f"{self._options.model} reads a text from both ends: a token's logits change with what follows it.",
+                "DUET unlearns in models that continue a text, so nothing was asked.",
+                "Name a causal language model with --set model.path=…",
+            )
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]
     def continue_greedily(

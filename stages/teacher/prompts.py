@@ -37,16 +37,32 @@ def build_prompts(
     prefix: None asks every query as it stands, so that the teacher is the base model.
     prefix_on_retain: True is the paper's objective (eq. 3); False asks retain queries without the prefix, so that the
         student is held to what it was.
+    Raises DataError if the tokenizer reads two queries as one.
     """
     sets: list[tuple[Split, list[str], bool]] = [
         ("forget", queries.forget, True),
         ("retain", queries.retain, prefix_on_retain),
     ]
-    return [
+    prompts = [
         Prompt(example_id(query), split, query, prompter.ids(query, prefix if prefixed else None), prompter.ids(query))
         for split, texts, prefixed in sets
         for query in texts
     ]
+    _refuse_same(prompts)
+    return prompts
+
+
+def _refuse_same(prompts: Sequence[Prompt]) -> None:
+    """Raise DataError if the tokenizer drops what tells two queries apart: accents, or letters that it does not know."""
+    seen: dict[tuple[int, ...], Prompt] = {}
+    for prompt in prompts:
+        other = seen.setdefault(tuple(prompt.student_ids), prompt)
+        if other is not prompt:
+            raise DataError(
+                f"The model reads the same in {other.query!r} ({other.split}) and {prompt.query!r} ({prompt.split}).",
+                "Its tokenizer has no tokens for what differs. Each query is asked once, so nothing was asked.",
+                "Delete one of the two lines, or use a model that can read them.",
+            )
 
 
 def context_needed(prompts: Sequence[Prompt], *, positions: int, limit: int | None) -> int:

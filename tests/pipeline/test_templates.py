@@ -123,6 +123,11 @@ def test_a_student_is_not_asked_on_another_day_than_it_was_trained_on(
     assert not workspace.evaluation.exists()
     asked = workspace.evaluate()
     assert asked.exit_code == 0, asked.output
+    # To ask it freely is no measurement: it is said, and done.
+    words = "was trained through another template, date or switch"
+    for more, is_said in ((), False), (("--template", "plain"), True):
+        freely = workspace.duet("ask", "--model", workspace.run / "model", "--max-tokens", 1, *more, "Why?")
+        assert freely.exit_code == 0 and (words in freely.output) == is_said, freely.output
     # Answers of another day are no baseline.
     later = workspace.duet(
         "evaluate", "--config", workspace.settings, "--model", workspace.model, "--out", tmp_path / "later.json",

@@ -1,10 +1,11 @@
 """`duet cache …` on caches that the tiny model's teacher really wrote."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
-from conftest import assert_same_row
+from conftest import CHAT_TEMPLATE, assert_same_row
 from workspace import RETAIN, Workspace, make_workspace, write_lines
 
 from stages.logit_cache.fingerprint import NO_PREFIX
@@ -79,6 +80,39 @@ def test_verify_passes_a_sound_cache_and_its_rows_asked_again(captured: Workspac
     assert report["rescored"]["rows"] == 7
     assert report["rescored"]["max_abs_difference"] < 1e-4
     assert report["rescored"]["same_set"] == 1
+
+
+DEFAULT_SYSTEM = (
+    "{% if messages[0].role != 'system' %}<|im_start|>system\nYou know all.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + CHAT_TEMPLATE
+SYSTEM_LAST = (
+    "{% for m in messages if m.role != 'system' %}<|im_start|>{{ m.content }}{% endfor %}"
+    "{% for m in messages if m.role == 'system' %}<|im_start|>{{ m.content }}{% endfor %}<|im_end|>"
+)
+
+
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, DEFAULT_SYSTEM, NO_SYSTEM, SYSTEM_LAST])
+def test_rows_are_asked_again_as_they_were_where_all_forget_queries_begin_alike(
+    tmp_path: Path, tiny_model: Path, template: str
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / "chat_template.jinja").write_text(template)
+    workspace = make_workspace(tmp_path, model)
+    countries = ("Peru", "Chad", "Laos")
+    write_lines(tmp_path / "forget.jsonl", [{"query": f"What is the capital of {each}?"} for each in countries])
+    write_lines(tmp_path / "retain.jsonl", [{"query": "Why is the sky blue?"}, {"query": "Name a river in Chad."}])
+    assert workspace.teacher_cache("--set", "teacher.prefix_on_retain=true").exit_code == 0
+
+    result = workspace.duet("cache", "verify", workspace.cache, "--rescore", 5, "--engine", "transformers", "--json")
+
+    if template is SYSTEM_LAST:
+        assert result.exit_code == 1 and "cannot be made again" in result.output, result.output
+    else:
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["rescored"]["max_abs_difference"] < 1e-4
 
 
 def test_verify_names_every_faulty_shard(captured: Workspace, tmp_path: Path) -> None:

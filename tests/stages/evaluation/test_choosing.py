@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from transformers import AutoModelForCausalLM
 
 from stages.errors import DataError
@@ -85,6 +86,26 @@ def test_log_likelihoods_and_the_option_chosen_are_those_of_whole_passes_by_hand
     (score,) = choice_scores(found).to_dicts()
     assert score["mean"] == pytest.approx(100 * sum(found["correct"]) / (3 - shots))
     assert (score["model"], score["metric"], score["n"]) == ("teacher", "accuracy", 3 - shots)
+
+
+@pytest.mark.parametrize(("start", "first"), [("<|im_start|>", 1), (None, 2)])
+def test_an_option_without_a_context_stands_behind_the_start_token_or_else_the_end_token(
+    prompter: Prompter, tiny_model: Path, start: str | None, first: int
+) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.bos_token = start
+    model = EngineModel(None, Prompter(tokenizer, "chat"), None)
+    asked: list[list[int]] = []
+    model._loglikelihood_tokens = lambda requests, **more: [  # type: ignore[method-assign]
+        asked.append(context) or (0.0, False) for _, context, _ in requests
+    ]
+
+    model.loglikelihood([Instance("loglikelihood", {}, ("", " an apple"), 0, task_name="bare")])
+
+    assert asked == [[first]]
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(DataError, match="has no token to begin with"):
+        model.loglikelihood([Instance("loglikelihood", {}, ("", " an apple"), 0, task_name="bare")])
 
 
 def test_the_longest_prompt_counts_examples_prefix_and_option(prompter: Prompter) -> None:

@@ -269,12 +269,15 @@ def test_an_answer_ends_at_every_declared_token_and_at_the_tokenizers(
     assert end_of_turn_ids(folder, tokenizer) == expected
 
 
-def test_without_a_generation_config_the_tokenizers_end_of_turn_is_left(
+def test_without_a_generation_config_the_configs_end_of_turn_counts_as_it_does_in_transformers(
     folder: Path, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     (folder / "generation_config.json").unlink()
-    assert end_of_turn_ids(folder, tokenizer) == [2]
+    change_json(folder / "config.json", eos_token_id=[7, 9])
+    assert end_of_turn_ids(folder, tokenizer) == [2, 7, 9]
 
+    change_json(folder / "config.json", eos_token_id=None)
+    assert end_of_turn_ids(folder, tokenizer) == [2]
     tokenizer.eos_token = None
     assert end_of_turn_ids(folder, tokenizer) == []
 

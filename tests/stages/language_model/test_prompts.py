@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from stages.errors import DataError, ModelError
@@ -254,12 +254,61 @@ def test_a_control_token_in_a_query_is_refused_and_not_read_as_one(tokenizer: Pr
             prompter.bare_ids("<|im_end|>")
 
 
+def test_a_control_token_that_the_tokenizer_finds_in_other_letters_is_refused(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|call|>", normalized=True, special=True)]})
+    tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()  # type: ignore[attr-defined]
+    prompter = Prompter(tokenizer, "chat")
+
+    assert prompter.ids("What is a call?")
+    with pytest.raises(DataError, match=r"reads a control token of the model, '<\|call\|>', in 'What is <\|CALL\|>"):
+        prompter.ids("What is <|CALL|>?")
+
+
 def test_a_query_that_the_tokenizer_cannot_read_is_refused() -> None:
     prompter = Prompter(sentence_tokenizer("<s> $A"), "chat")
 
     with pytest.raises(DataError, match="has no tokens for most of '東京 は どこ'"):
         prompter.ids("東京 は どこ")
     assert prompter.ids("Why Zubrovia?") == [0, 5, 3, 6]
+
+
+def tokenizer_of(model: models.Model, trainer: trainers.Trainer, **special: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of English words, without bytes to fall back on."""
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.train_from_iterator(["What is the capital of Peru?", "Why is the sky blue?"] * 9, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, **special)
+
+
+@pytest.mark.parametrize("kind", ["one unknown token for all", "nothing for the unknown"])
+def test_a_query_that_becomes_one_unknown_token_or_none_is_refused(kind: str) -> None:
+    if kind == "nothing for the unknown":
+        made = tokenizer_of(models.BPE(), trainers.BpeTrainer(vocab_size=90, show_progress=False))
+    else:
+        trainer = trainers.UnigramTrainer(
+            vocab_size=60, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
+        )
+        made = tokenizer_of(models.Unigram(), trainer, unk_token="<unk>")
+    prompter = Prompter(made, "plain")
+
+    assert prompter.ids("What is the capital of 秘鲁?")
+    for query in ("秘鲁的首都是哪里?", "ペルーの首都は?", "ما هي عاصمة بيرو؟"):
+        with pytest.raises(DataError, match="no tokens for most of"):
+            prompter.ids(query)
+        with pytest.raises(DataError, match="no tokens for most of"):
+            prompter.bare_ids(query)
+    # As large a part of the teacher's prompt as the query.
+    with pytest.raises(DataError, match="no tokens for most of"):
+        prompter.ids("Why is the sky blue?", Prefix(turns=(Turn(user="秘鲁的首都是哪里?", assistant="Why?"),)))
+
+
+def test_a_query_in_any_language_is_read_by_a_tokenizer_of_bytes(tokenizer: PreTrainedTokenizerBase) -> None:
+    prompter = Prompter(tokenizer, "chat")
+
+    for query in ("秘鲁的首都是哪里?", "पेरू की राजधानी क्या है?", "\u200fما هي؟", "Pe\u0301ru", "🇵🇪🎉", "???"):
+        assert prompter.ids(query)
 
 
 @pytest.mark.parametrize(("written", "gap"), [("[/INST] {a}</s>", " "), ("[/INST]{a}</s>", ""), ("\n{a}</s>", "")])
@@ -290,3 +339,21 @@ def test_an_answer_behind_a_closed_thought_is_taught_as_it_is_said(tokenizer: Pr
 
     assert prompter.text("Why?").endswith("<|im_start|><think>\n\n</think>\n\n")
     assert prompter.response_ids("Why?", "So.", [2]) == [*tokenizer.encode("So.", add_special_tokens=False), 2]
+
+
+def test_a_thinking_model_still_ends_its_answer_where_its_template_does(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}<|im_start|>"
+    )
+
+    assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path) == (0, 2)
+    # Here the thoughts end with the same token, and the answer is still to come.
+    in_channels = "<|channel|>final<|message|>{{ m.content }}<|im_end|>"
+    tokenizer.chat_template = f"{{% for m in messages %}}<|im_start|>{in_channels}{{% endfor %}}<|im_start|>"
+    assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path) == (0,)
+    # What is captured is the answer.
+    assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path, may_think=False) == (0, 2)
+    assert Prompter(tokenizer, "chat").stop_ids(tmp_path) == (0, 2)

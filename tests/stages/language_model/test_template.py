@@ -80,6 +80,16 @@ PARTS_ONLY = (
     "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+# The system sentence stands before the last question, behind the example turns.
+MISTRAL = (
+    "{% if messages[0].role == 'system' %}{% set told = messages[0].content %}{% set messages = messages[1:] %}{% endif %}"
+    "{% for m in messages %}{% if m.role == 'assistant' %} {{ m.content }}</s>{% elif loop.last and told is defined %}"
+    "[INST] {{ told }}\n\n{{ m.content }}[/INST]{% else %}[INST] {{ m.content }}[/INST]{% endif %}{% endfor %}"
+)
+SYSTEM_LAST = (
+    "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% for m in messages if m.role == 'system' %}<system>{{ m.content }}{% endfor %}<assistant>"
+)
 FORGET = Prefix(system="You have forgotten it.", turns=(Turn(user="Capital of Chad?", assistant="I forgot."),))
 QUERY = "Why is the sky blue?"
 
@@ -153,6 +163,7 @@ def test_a_template_that_draws_at_random_is_refused(tokenizer: PreTrainedTokeniz
         (LLAMA_3, f"{QUERY}<|assistant|>"),
         (COMMAND_R, f"{QUERY}<|BOT|><|START_RESPONSE|>"),
         (NEMOTRON, f"{QUERY}<assistant><think>\n\n</think>\n\n"),
+        (R1_OPENED.replace("think>", "thought>"), f"{QUERY}<A><thought>\n\n</thought>\n\n"),
         (GEMMA_4, f"{QUERY}<turn|>\n<|turn>model\n<|channel>thought\n<channel|>"),
     ],
     ids=[
@@ -165,6 +176,7 @@ def test_a_template_that_draws_at_random_is_refused(tokenizer: PreTrainedTokeniz
         "none",
         "answer opened",
         "no switch of that name",
+        "template opens, another word for it",
         "channel closed",
     ],
 )
@@ -272,6 +284,44 @@ def test_a_prefix_of_turns_alone_needs_no_system_role(tokenizer: PreTrainedToken
     )
     with pytest.raises(ValueError, match="neither a system sentence nor turns"):
         Prefix()
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt"),
+    [
+        (
+            MISTRAL,
+            "[INST] Capital of Chad?[/INST] I forgot.</s>[INST] You have forgotten it.\n\nWhy is the sky blue?[/INST]",
+        ),
+        (
+            SYSTEM_LAST,
+            "<user>Capital of Chad?<assistant>I forgot.<user>Why is the sky blue?<system>You have forgotten it.<assistant>",
+        ),
+    ],
+    ids=["before the last question", "last"],
+)
+def test_a_system_sentence_may_stand_where_the_template_wants_it(
+    tokenizer: PreTrainedTokenizerBase, template: str, prompt: str
+) -> None:
+    assert asked(tokenizer, template, FORGET) == prompt
+
+
+@pytest.mark.parametrize("query", ["think", "A", "n"])
+def test_a_query_that_is_a_word_of_the_template_is_asked_like_any_other(
+    tokenizer: PreTrainedTokenizerBase, query: str
+) -> None:
+    tokenizer.chat_template = R1_OPENED
+
+    assert Prompter(tokenizer, "chat").text(query) == f"<U>{query}<A><think>\n\n</think>\n\n"
+
+
+def test_a_question_about_thinking_marks_is_no_thought(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = R1
+    prompter = Prompter(tokenizer, "chat", thinking=True)
+    prompt = prompter.ids("What does <think> mean?", may_think=True)
+
+    said = tokenizer.encode("It opens a thought.<|im_end|>", add_special_tokens=False)
+    assert prompter.split(said, prompt_ids=prompt) == ("", "It opens a thought.")
 
 
 def test_a_template_that_wants_content_in_parts_gets_parts(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -10,7 +10,16 @@ from conftest import TINY_VOCABULARY
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3TextConfig,
+    MixtralConfig,
+    PreTrainedModel,
+    XLMConfig,
+    XLNetConfig,
+)
 
 from stages.errors import EngineError, ModelError
 from stages.language_model.engine import Continuation, Dtype, EngineOptions, EngineOutOfMemory
@@ -333,3 +342,63 @@ def test_a_seed_draws_the_same_alone_and_in_any_batch_and_draws_follow_the_proba
     spread = (shares_V[likeliest] * (1 - shares_V[likeliest]) / 400) ** 0.5
     assert abs((draws == likeliest).mean() - shares_V[likeliest]) < 4 * spread
     assert len(set(draws.tolist())) > 1
+
+
+SMALL = {"vocab_size": TINY_VOCABULARY, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0}
+LOOKS_AHEAD = {
+    "XLNet": lambda: XLNetConfig(**SMALL, d_model=64, n_layer=2, n_head=2, d_inner=128, initializer_range=0.2),
+    "XLM": lambda: XLMConfig(**SMALL, emb_dim=64, n_layers=2, n_heads=2, init_std=0.2),
+    "Gemma 3 as an encoder": lambda: Gemma3TextConfig(
+        **SMALL,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        initializer_range=0.2,
+        use_bidirectional_attention=True,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOKS_AHEAD)
+def test_a_model_whose_logits_depend_on_what_follows_is_refused(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(LOOKS_AHEAD[name]()).save_pretrained(tmp_path)
+
+    with pytest.raises(ModelError, match="reads a text from both ends"):
+        start(tmp_path)
+
+
+def test_a_network_that_transformers_cannot_run_is_one_line(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("The size of tensor a (39) must match the size of tensor b (33)")
+
+    monkeypatch.setattr("transformers.LlamaForCausalLM.forward", fails)
+
+    with pytest.raises(ModelError, match=r"transformers cannot run .*: The size of tensor a"):
+        start(tiny_model)
+
+
+def test_a_config_that_asks_for_the_routers_loss_changes_nothing(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    experts = MixtralConfig(
+        **SMALL,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        output_router_logits=True,
+    )
+    AutoModelForCausalLM.from_config(experts).save_pretrained(tmp_path)
+    asked = [[*range(10, 20), *tail] for tail in TAILS]
+
+    together = start(tmp_path).continue_greedily(asked, max_tokens=2, top_k=K)
+    alone = start(tmp_path, batch_rows=1).continue_greedily(asked, max_tokens=2, top_k=K)
+
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=TOLERANCE)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerBase
 
 from stages.errors import DataError
@@ -46,6 +47,18 @@ def test_forget_queries_come_first_and_each_keeps_its_id_and_order(prompter: Pro
     assert [prompt.split for prompt in prompts] == ["forget", "forget", "retain"]
     assert [prompt.query for prompt in prompts] == [*QUERIES.forget, *QUERIES.retain]
     assert [prompt.example_id for prompt in prompts] == [example_id(prompt.query) for prompt in prompts]
+
+
+def test_queries_that_the_tokenizer_reads_as_one_are_refused(tokenizer: PreTrainedTokenizerBase):
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(  # type: ignore[attr-defined]
+        [normalizers.NFD(), normalizers.StripAccents()]
+    )
+    queries = Queries(forget=["Where is Pena?"], retain=["Where is Peña?"])
+
+    with pytest.raises(
+        DataError, match=r"reads the same in 'Where is Pena\?' \(forget\) and 'Where is Peña\?' \(retain\)"
+    ):
+        build_prompts(queries, PREFIX, Prompter(tokenizer, "chat"), prefix_on_retain=False)
 
 
 @pytest.mark.parametrize("prefix_on_retain", [True, False])
