@@ -1,6 +1,7 @@
 """`duet distill`: stage two. A frozen cache and the base model become a model that has forgotten."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -77,7 +78,7 @@ def planned(settings: Settings, cache: LogitCache, base: Path, run: Path) -> Tra
             duet_version=__version__,
         ),
         facts={"cache": str(cache.folder), "template_sha256": prompter_for(settings, base).template_sha256()},
-        next_step=f"duet evaluate --config … --model {run}/model --out {run}/evaluation.json",
+        next_step=f"duet evaluate --config … --model {quote(f'{run}/model')} --out {quote(f'{run}/evaluation.json')}",
     )
 
 

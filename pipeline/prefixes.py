@@ -1,5 +1,7 @@
 """`duet prefixes`: which unlearning prefix makes the best teacher? Asked before anything is captured or trained."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -42,6 +44,13 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
         write_atomically(out, text.encode())
 
 
+def names_of(candidates: Sequence[Path]) -> dict[str, Path]:
+    """Each file under its name without the ending, or as it was given where another has the same. The same file counts once."""
+    different = {path.resolve(): path for path in candidates}.values()
+    stems = Counter(path.stem for path in different)
+    return {path.stem if stems[path.stem] == 1 else str(path): path for path in different}
+
+
 def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]) -> pl.DataFrame:
     """The model's answers to every question file behind each prefix, column `prefix` (null: none); no attacks."""
     quieten_libraries()
@@ -51,7 +60,7 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
     prompter = prompter_for(settings, model)
     for note in prompter.notes:
         say(note)
-    loaded = {path.stem: load_prefix(path) for path in candidates}
+    loaded = {name: load_prefix(path) for name, path in names_of(candidates).items()}
     lengths = {name: longest_prompt(prompter, items, prefix) for name, prefix in loaded.items()}
     longest = max(lengths, key=lambda name: lengths[name])
     needed = lengths[longest] + settings.evaluation.max_tokens
@@ -101,5 +110,5 @@ def prefix_table(answers: pl.DataFrame, forget_files: tuple[str, ...]) -> str:
     lines = [f"| prefix | {titles} |", "|---|" + "---:|" * len(files)]
     for name in dict.fromkeys(answers["prefix"]):
         figures = [f"{cells[name, file]['recall']:.0f}, {cells[name, file]['refusals']:.0f}" for file in files]
-        lines.append(f"| {name or 'none (the base model)'} | {' | '.join(figures)} |")
+        lines.append(f"| {name.replace('|', '/') if name else 'none (the base model)'} | {' | '.join(figures)} |")
     return "\n".join([*lines, "", "ROUGE-L recall, refusals; points (0–100)."]) + "\n"

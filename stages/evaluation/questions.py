@@ -1,13 +1,22 @@
 """Question files: lines of `{"question", "answer"[, "aliases"][, "answer_start"]}` in, checked questions out."""
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import DataError
 from stages.records import FileKind, read_records
-from stages.texts import OptionalText, Text, same_text
+from stages.texts import OptionalText, Text, same_text, words
+
+
+def _with_a_word(reference: str) -> str:
+    if not words(reference):
+        raise ValueError("it holds no letter and no digit, and answers are compared by their words")
+    return reference
+
+
+Reference = Annotated[Text, AfterValidator(_with_a_word)]
 
 
 class Asked(BaseModel):
@@ -26,8 +35,8 @@ Record = TypeVar("Record", bound=Asked)
 class Question(Asked):
     """One question with its reference answer."""
 
-    answer: Text = Field(description="Short reference answer.")
-    aliases: tuple[Text, ...] = Field((), description="Other answers that count as well.")
+    answer: Reference = Field(description="Short reference answer.")
+    aliases: tuple[Reference, ...] = Field((), description="Other answers that count as well.")
     answer_start: OptionalText = Field(
         "", description='A sentence that only the answer completes: "The capital of Peru is".'
     )

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 # What families call the most tokens of a text; MPT has the second.
 LENGTHS = ("max_position_embeddings", "max_seq_len")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
+READ_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"}
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"
 
 
@@ -32,6 +33,7 @@ def resolve_model(name: str) -> Path:
     folder = Path(name)
     if not folder.is_dir():
         folder = _download(name)
+    _refuse_what_is_no_file(folder)
     if not (folder / "config.json").is_file():
         refuse_adapter(folder)
         raise ModelError(
@@ -157,6 +159,19 @@ def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[
     if tokenizer.eos_token_id is not None:
         ids.add(int(tokenizer.eos_token_id))
     return sorted(ids)
+
+
+def _refuse_what_is_no_file(folder: Path) -> None:
+    """Raise ModelError for a pipe or a device, which one may read for ever, and for a link to a file that is missing."""
+    for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
+        if path.is_file() or path.is_dir() or (path.is_symlink() and path.suffix not in READ_SUFFIXES):
+            continue
+        what = "is no file, but a pipe or a device" if path.exists() else "is a link to a file that is not there"
+        raise ModelError(
+            f"{path} {what}.",
+            "A whole Hugging Face model folder was needed, so nothing was read.",
+            "Copy or download the model again, or remove it if it is no part of the model.",
+        )
 
 
 def _declared_ends(folder: Path) -> set[int]:

@@ -48,6 +48,8 @@ def test_questions_keep_their_order_answers_and_aliases(tmp_path: Path) -> None:
         ('[{"question": "a", "answer": "b"},\n{"question": "A", "answer": "b"}]', ":2 repeats .*:1: "),
         ('{"question": "\u200b", "answer": "b"}', ":1 is malformed at question: nothing in this text can be seen"),
         ('{"question": "a", "answer": "\u3164"}', ":1 is malformed at answer: nothing in this text can be seen"),
+        ('{"question": "a", "answer": "🙂"}', ":1 is malformed at answer: it holds no letter and no digit"),
+        ('{"question": "a", "answer": "b", "aliases": ["…"]}', ":1 is malformed at aliases.0: it holds no letter"),
         ('{"question": "a", "answer": "b", "aliases": [""]}', ":1 is malformed at aliases.0"),
         ('{"question": "a", "answer": "b", "aliases": "b"}', ":1 is malformed at aliases"),
         ('{"question": "a", "answer": "b", "answer_start": "\u2060"}', ":1 is malformed at answer_start"),
