@@ -14,7 +14,7 @@ from pipeline.prompting import prompter_for
 from pipeline.questions import everything_asked
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError
-from stages.files import write_atomically
+from stages.files import refuse_unwritable, write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, resolve_model
 from stages.language_model.prefix import load_prefix
@@ -33,6 +33,8 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
     Example:  duet prefixes --config capitals data/capitals/prefixes/*.json
     """
     settings = load_settings(config, overrides).on_validation()
+    if out:
+        refuse_unwritable(out)
     quieten_libraries()
     for path in candidates:
         load_prefix(path)
@@ -40,7 +42,6 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
     text = prefix_table(answers, settings.evaluation.forget_files)
     click.echo(text)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # What families call the most tokens of a text; MPT has the second.
 LENGTHS = ("max_position_embeddings", "max_seq_len")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
+ANOTHER_MODEL = """Name one with --set model.path=… (ask, evaluate, audit: --model), or make the default one:
+  make model in the repository, elsewhere:  duet default-model"""
 READ_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"}
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"
 
@@ -36,10 +38,13 @@ def resolve_model(name: str) -> Path:
     _refuse_what_is_no_file(folder)
     if not (folder / "config.json").is_file():
         refuse_adapter(folder)
+        exported = folder / "model"
         raise ModelError(
             f"{folder} holds no config.json.",
             "A Hugging Face model folder was needed: config.json, tokenizer files and *.safetensors.",
-            "Name one with --set model.path=…, or make the default one:  make model",
+            f"A run keeps its model in a folder of its own:  {exported}"
+            if (exported / "config.json").is_file()
+            else ANOTHER_MODEL,
         )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
@@ -214,7 +219,9 @@ def _download(name: str) -> Path:
     missing = ModelError(
         f"There is no model folder {name}.",
         "A Hugging Face model folder was needed, or a hub name such as owner/model.",
-        "Make the default model:  make model        or name yours:  --set model.path=…",
+        "Write the whole path: ~ stands for your home folder in a shell only."
+        if name.startswith("~")
+        else ANOTHER_MODEL,
     )
     if name.startswith((".", "/", "~", "models/", "runs/")) or name.count("/") != 1:
         raise missing

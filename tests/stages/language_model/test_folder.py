@@ -378,3 +378,16 @@ def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, name: str, 
 
     with pytest.raises(ModelError, match=f"{name} is (no file, but|a link to)"):
         resolve_model(str(folder))
+
+
+def test_the_folder_of_a_run_tells_where_its_model_is(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run/model")
+
+    with pytest.raises(ModelError, match=rf"A run keeps its model .*{tmp_path}/run/model$"):
+        resolve_model(str(tmp_path / "run"))
+
+
+def test_a_tilde_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="Write the whole path"):
+        resolve_model("~/no-such-model")
