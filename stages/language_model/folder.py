@@ -219,9 +219,8 @@ def _download(name: str) -> Path:
     missing = ModelError(
         f"There is no model folder {name}.",
         "A Hugging Face model folder was needed, or a hub name such as owner/model.",
-        "Write the whole path: ~ stands for your home folder in a shell only."
-        if name.startswith("~")
-        else ANOTHER_MODEL,
+        ("Write the whole path, for ~ is not your home folder here.\n  " if name.startswith("~") else "")
+        + ANOTHER_MODEL,
     )
     if name.startswith((".", "/", "~", "models/", "runs/")) or name.count("/") != 1:
         raise missing

@@ -341,3 +341,13 @@ def test_the_next_command_is_whole_and_can_be_copied(workspace: Workspace) -> No
     (told,) = [line for line in result.output.splitlines() if line.startswith("Next:  duet ")]
     expected = ["distill", "--config", workspace.settings, "--set", "data.licence=for us alone", "--cache", cache]
     assert shlex.split(told)[2:] == [*map(str, expected), "--out", "runs/my cache"]
+
+
+def test_a_setting_of_the_capture_that_the_cache_does_not_have_is_told_of(workspace: Workspace) -> None:
+    assert workspace.teacher_cache().exit_code == 0
+
+    result = workspace.distill("--set", "teacher.top_k=3")
+
+    assert result.exit_code == 0
+    assert f"Warning: teacher.top_k is 3, and {workspace.cache} holds 5" in result.output
+    assert "teacher.positions" not in result.output
