@@ -12,6 +12,7 @@ from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, resolve_model
 from stages.language_model.prefix import load_prefix
 from stages.language_model.prompts import Template
+from stages.texts import unfit_character
 
 
 @click.command()
@@ -37,6 +38,9 @@ def ask(
     Example:  duet ask --model runs/demo/model "What is the capital of France?"
     """
     quieten_libraries()
+    for question in questions:
+        if unfit := unfit_character(question):
+            raise DataError(f"A question holds {unfit}.", "UTF-8 text was needed, so nothing was asked.")
     folder = resolve_model(model)
     how = load_settings(config).model if config else ModelSettings()
     if template:

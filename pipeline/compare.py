@@ -9,7 +9,7 @@ import click
 
 from pipeline.seeds import made_with, seed_tables
 from stages.errors import DataError
-from stages.files import read_json, write_atomically
+from stages.files import read_json, refuse_unwritable, write_atomically
 
 NEEDED = "A file that `duet evaluate` wrote was needed."
 MAKE_ONE = "Make one:  duet evaluate --config … --model … --out …"
@@ -36,7 +36,7 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
     text = "\n".join((seed_tables if as_seeds else run_table)(list(found.values()))) + "\n"
     click.echo(text)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        refuse_unwritable(out)
         write_atomically(out, text.encode())
 
 

@@ -1,12 +1,13 @@
 """`duet distill`: stage two. A frozen cache and the base model become a model that has forgotten."""
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
 
 from pipeline import __version__
-from pipeline.console import quieten_libraries
+from pipeline.console import quieten_libraries, say
 from pipeline.options import settings_options
 from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
@@ -44,10 +45,22 @@ def distill(config: str, overrides: tuple[str, ...], cache: Path, run: Path) -> 
     quieten_libraries()
     opened = LogitCache(cache)
     opened.check_every_row()
+    for warning in other_settings(settings, opened):
+        say(warning)
     base = resolve_model(settings.model.path)
     refuse_other_model(opened, base)
     refuse_other_template(opened, prompter_for(settings, base))
     carry_out(planned(settings, opened, base, run))
+
+
+def other_settings(settings: Settings, cache: LogitCache) -> list[str]:
+    """A warning for each setting of the capture that was given, and that this cache was captured otherwise with."""
+    captured = cache.manifest.fingerprint
+    return [
+        f"Warning: teacher.{name} is {given}, and {cache.folder} holds {held}: what it holds is trained on."
+        for name in sorted(settings.teacher.model_fields_set & {"top_k", "positions", "prefix_on_retain"})
+        if (given := getattr(settings.teacher, name)) != (held := getattr(captured, name))
+    ]
 
 
 def planned(settings: Settings, cache: LogitCache, base: Path, run: Path) -> Training:
@@ -77,7 +90,7 @@ def planned(settings: Settings, cache: LogitCache, base: Path, run: Path) -> Tra
             duet_version=__version__,
         ),
         facts={"cache": str(cache.folder), "template_sha256": prompter_for(settings, base).template_sha256()},
-        next_step=f"duet evaluate --config … --model {run}/model --out {run}/evaluation.json",
+        next_step=f"duet evaluate --config … --model {quote(f'{run}/model')} --out {quote(f'{run}/evaluation.json')}",
     )
 
 

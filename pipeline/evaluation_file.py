@@ -13,7 +13,7 @@ from pipeline.models import Models
 from pipeline.settings import Settings
 from pipeline.tables import markdown_scores, print_scores
 from stages.errors import DataError, OutputExists
-from stages.files import read_json, write_json
+from stages.files import read_json, refuse_unwritable, write_json
 
 if TYPE_CHECKING:
     from pipeline.hearing import Heard
@@ -110,8 +110,9 @@ def publish(evaluation: dict[str, Any], out: Path, settings: Settings, models: M
 
 
 def reusable(out: Path, inputs: dict[str, str]) -> bool:
-    """Whether the file holds this evaluation. Raises OutputExists if it holds another, or something else."""
+    """Whether the file holds this evaluation. Raises OutputExists if it holds another, or OutputUnwritable."""
     if not out.exists():
+        refuse_unwritable(out)
         return False
     try:
         found = read_json(out)["run"]["inputs"]

@@ -5,6 +5,7 @@ The second is the gold standard of unlearning: what a model looks like that has 
 
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -104,7 +105,7 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
             base=settings.finetune.model, files=named, settings=settings.finetune, duet_version=__version__
         ),
         facts={"files": named, "examples": sum(map(len, questions.values()))},
-        next_step=f'duet ask --model {run}/model "…"',
+        next_step=f'duet ask --model {quote(f"{run}/model")} "…"',
     )
 
 

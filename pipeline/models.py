@@ -47,9 +47,19 @@ class Models:
         return found | ({"control": self.control} if self.control else {})
 
     def inputs(self, settings: Settings) -> dict[str, str]:
-        """Hashes of all that determines what these models say under these settings."""
-        found = {"base": base_inputs(settings, self.base), "student": _asked_inputs(settings, self.student)}
-        return found | ({"control": _asked_inputs(settings, self.control)} if self.control else {})
+        """Hashes of all that determines what these models say under these settings.
+
+        student: of its weights alone, as its run.json has them; student_asked: of these and of how it reads questions.
+        """
+        weights = hash_weights(self.student)
+        found = {
+            "base": base_inputs(settings, self.base),
+            "student": weights,
+            "student_asked": _asked_inputs(settings, self.student, weights),
+        }
+        if self.control:
+            found["control"] = _asked_inputs(settings, self.control, hash_weights(self.control))
+        return found
 
 
 def base_inputs(settings: Settings, base: Path) -> str:
@@ -83,12 +93,12 @@ def refuse_other_template(settings: Settings, student: Path) -> None:
         )
 
 
-def _asked_inputs(settings: Settings, model: Path) -> str:
-    """Hash of all that determines what a model says to given questions: its weights, and how it reads them."""
+def _asked_inputs(settings: Settings, model: Path, weights: str) -> str:
+    """Hash of all that determines what a model says to given questions: the hash of its weights, and how it reads them."""
     prompter = prompter_for(settings, model)
     return sha256_json(
         {
-            "weights": hash_weights(model),
+            "weights": weights,
             "tokenizer": hash_tokenizer(prompter.tokenizer),
             "template": [prompter.template_sha256(), prompter.plain.template_sha256(), prompter.thinks],
             "stop_ids": prompter.stop_ids(model),

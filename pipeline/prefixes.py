@@ -1,5 +1,7 @@
 """`duet prefixes`: which unlearning prefix makes the best teacher? Asked before anything is captured or trained."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +14,7 @@ from pipeline.prompting import prompter_for
 from pipeline.questions import everything_asked
 from pipeline.settings import Settings, load_settings
 from stages.errors import DataError
-from stages.files import write_atomically
+from stages.files import refuse_unwritable, write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, resolve_model
 from stages.language_model.prefix import load_prefix
@@ -31,6 +33,8 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
     Example:  duet prefixes --config capitals data/capitals/prefixes/*.json
     """
     settings = load_settings(config, overrides).on_validation()
+    if out:
+        refuse_unwritable(out)
     quieten_libraries()
     for path in candidates:
         load_prefix(path)
@@ -38,8 +42,14 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
     text = prefix_table(answers, settings.evaluation.forget_files)
     click.echo(text)
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, text.encode())
+
+
+def names_of(candidates: Sequence[Path]) -> dict[str, Path]:
+    """Each file under its name without the ending, or as it was given where another has the same. The same file counts once."""
+    different = {path.resolve(): path for path in candidates}.values()
+    stems = Counter(path.stem for path in different)
+    return {path.stem if stems[path.stem] == 1 else str(path): path for path in different}
 
 
 def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]) -> pl.DataFrame:
@@ -51,7 +61,7 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
     prompter = prompter_for(settings, model)
     for note in prompter.notes:
         say(note)
-    loaded = {path.stem: load_prefix(path) for path in candidates}
+    loaded = {name: load_prefix(path) for name, path in names_of(candidates).items()}
     lengths = {name: longest_prompt(prompter, items, prefix) for name, prefix in loaded.items()}
     longest = max(lengths, key=lambda name: lengths[name])
     needed = lengths[longest] + settings.evaluation.max_tokens
@@ -101,5 +111,5 @@ def prefix_table(answers: pl.DataFrame, forget_files: tuple[str, ...]) -> str:
     lines = [f"| prefix | {titles} |", "|---|" + "---:|" * len(files)]
     for name in dict.fromkeys(answers["prefix"]):
         figures = [f"{cells[name, file]['recall']:.0f}, {cells[name, file]['refusals']:.0f}" for file in files]
-        lines.append(f"| {name or 'none (the base model)'} | {' | '.join(figures)} |")
+        lines.append(f"| {name.replace('|', '/') if name else 'none (the base model)'} | {' | '.join(figures)} |")
     return "\n".join([*lines, "", "ROUGE-L recall, refusals; points (0–100)."]) + "\n"

@@ -8,7 +8,7 @@ import click
 from pipeline import __version__
 from pipeline.console import say
 from stages.errors import CacheError, DataError, OutputExists, SettingsError
-from stages.files import write_atomically
+from stages.files import refuse_unwritable, write_atomically
 
 if TYPE_CHECKING:
     from stages.evaluation.report.rows import Training
@@ -59,6 +59,7 @@ def report(runs: tuple[Path, ...], out: Path | None, examples: int) -> None:
         )
     for path in (out, card):
         refuse_foreign(path)
+        refuse_unwritable(path)
     from stages.evaluation.report.build import build
     from stages.evaluation.report.markdown import markdown
     from stages.evaluation.report.page import html
@@ -83,7 +84,6 @@ def report(runs: tuple[Path, ...], out: Path | None, examples: int) -> None:
         others=dict(zip(map(str, runs[1:]), others, strict=True)),
         examples=examples,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, html(document, generator=GENERATOR).encode())
     write_atomically(card, markdown(document, generator=GENERATOR, page=out.name).encode())
     click.echo(document.verdict.headline)

@@ -21,7 +21,7 @@ from pipeline.leaderboard import Leaderboard
 from pipeline.options import settings_options
 from pipeline.settings import Range, Settings, SweepSettings, load_settings
 from stages.errors import DuetError, OutputExists, SettingsError
-from stages.files import read_json, write_json
+from stages.files import read_json, refuse_unwritable, write_json
 from stages.language_model.hardware import gpu_count
 from stages.logit_cache.fingerprint import sha256_json
 from stages.logit_cache.manifest import MANIFEST, read_manifest
@@ -125,8 +125,9 @@ class Sweep:
                     "Name another folder with --out.",
                 )
             return
-        if self.folder.exists() and any(self.folder.iterdir()):
+        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
             raise OutputExists(f"{self.folder} already holds something that is not a sweep.", "It was left as it is.")
+        refuse_unwritable(path)
         write_json(path, plan)
 
     def run(self, axes: Axes, gpu: int | None) -> Path:

@@ -103,9 +103,11 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
     if warning := says_one_thing(LogitCache(cache, verify_hashes=False), prepared.prompter):
         say(warning)
     if prepared.prefix is None:
-        say(f"Next:  duet cache diff {cache} CACHE, with a cache of the same queries behind a prefix")
+        say(f"Next:  duet cache diff {shlex.quote(str(cache))} CACHE, with a cache of the same queries behind a prefix")
         return
-    say(f"Next:  duet distill --config {shlex.quote(config)} --cache {cache} --out runs/{cache.name}")
+    options = " ".join(["--config", shlex.quote(config), *(f"--set {shlex.quote(each)}" for each in overrides)])
+    run = shlex.quote(f"runs/{cache.resolve().name}")
+    say(f"Next:  duet distill {options} --cache {shlex.quote(str(cache))} --out {run}")
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def says_one_thing(cache: LogitCache, prompter: Prompter) -> str | None:
     return (
         f"Warning: in all {cache.manifest.rows} rows the teacher's likeliest first token is {token!r}.\n"
         "  Such a position says nothing about the topic: the model may think or greet before it answers.\n"
-        f"  Look at it:  duet cache show {cache.folder}       then set model.template_variables or another template"
+        f"  Look at it:  duet cache show {shlex.quote(str(cache.folder))}   then set model.template_variables or another template"
     )
 
 

@@ -52,6 +52,10 @@ class TrainingError(DuetError):
     """A training run that cannot start or must not go on."""
 
 
+class OutputUnwritable(DuetError):
+    """A place for results where nothing can be written."""
+
+
 class Stopped(DuetError):
     """A run that was asked to stop and can go on: nothing is wrong. The code is EX_TEMPFAIL, "try again"."""
 

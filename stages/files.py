@@ -1,12 +1,14 @@
 """Files that are whole or absent: temporary name, flush, fsync, rename. Their hashes and lines."""
 
+import errno
 import hashlib
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
-from stages.errors import DataError
+from stages.errors import DataError, OutputUnwritable
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -20,6 +22,21 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def refuse_unwritable(path: Path) -> None:
+    """Raise OutputUnwritable unless a file can be written there; its folder is made. For before hours of work."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path.parent):
+            pass
+        reason = os.strerror(errno.EISDIR) if path.is_dir() else None
+    except OSError as error:
+        reason = error.strerror
+    if reason:
+        raise OutputUnwritable(
+            f"{path} cannot be written ({reason}).", "Nothing was run.", "Name another one with --out."
+        )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -103,6 +103,8 @@ def _refuse_unusable(value: Any) -> None:
     elif isinstance(value, dict):
         for key in value:
             _refuse_unusable_text(key)
+            if not key.isprintable():
+                raise PydanticCustomError("unfit", "A name has a line end or another character that cannot be printed")
 
 
 def _refuse_unusable_text(text: str) -> None:
@@ -121,6 +123,13 @@ def _places(info: ValidationInfo) -> Places | None:
     return info.context["places"] if info.context else None
 
 
+def _at_home(value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise PydanticCustomError("no_home", "~ stands for the home folder, and this account has none") from error
+
+
 def _input_path(value: Any, info: ValidationInfo) -> Any:
     """The path that a string of the settings means."""
     if not isinstance(value, str):
@@ -128,6 +137,8 @@ def _input_path(value: Any, info: ValidationInfo) -> Any:
     _refuse_unusable_text(value)
     _refuse_long_path(value)
     places = _places(info)
+    if value.startswith("~/"):
+        return _at_home(value)
     if places is None or isinstance(value, Given) or Path(value).is_absolute():
         return Path(value)
     if found := places.find(value):
@@ -144,6 +155,8 @@ def _model_name(value: Any, info: ValidationInfo) -> Any:
     _refuse_unusable_text(value)
     _refuse_long_path(value)
     places = _places(info)
+    if value.startswith("~/"):
+        return str(_at_home(value))
     if places is None or isinstance(value, Given) or Path(value).is_absolute():
         return str(value)
     found = places.find(value)

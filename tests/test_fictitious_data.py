@@ -12,10 +12,11 @@ from conftest import ROOT
 
 from pipeline.questions import left_out
 from pipeline.settings import load_settings
-from stages.evaluation.metrics import score_answer, stands_in, words
+from stages.evaluation.metrics import score_answer, stands_in
 from stages.evaluation.questions import load_questions
 from stages.language_model.prefix import load_prefix
 from stages.teacher.queries import load_queries
+from stages.texts import words
 
 WORLD = ROOT / "data/fictitious"
 FORGOTTEN, KEPT, UNSEEN = "Sorrel", {"Marlowen", "Teskary", "Ondavar"}, "Jurrick"

@@ -17,12 +17,13 @@ from scipy import sparse, stats
 from stages.errors import DataError
 from stages.evaluation.completions import completion_ids
 from stages.evaluation.interview import ModelRole
-from stages.evaluation.metrics import BOOTSTRAP_RESAMPLES, stands_in, words
+from stages.evaluation.metrics import BOOTSTRAP_RESAMPLES, stands_in
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
+from stages.texts import words
 
 MEMBERSHIP_SCHEMA = {
     "model": pl.String,

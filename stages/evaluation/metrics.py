@@ -1,7 +1,6 @@
 """One answer and its references in, figures out; many figures in, a mean with its interval out."""
 
 import re
-import unicodedata
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 from scipy import stats
+
+from stages.texts import is_character_word, words
 
 # Openings by which a model declines or says that it does not know. Matched anywhere: "Paris. I'm sorry, …" is rare,
 # "Unfortunately, I don't know" is common.
@@ -24,6 +25,8 @@ REFUSAL = re.compile(
     re.IGNORECASE,
 )
 LONGEST_PHRASE_WORDS = 8
+# Where a word is a character, a phrase has more of them.
+LONGEST_PHRASE_CHARACTERS = 32
 REPEATS_IN_A_ROW = 3
 BOOTSTRAP_RESAMPLES = 2000
 
@@ -33,12 +36,6 @@ class WordTokenizer(Tokenizer):  # type: ignore[misc]
 
     def tokenize(self, text: str) -> list[str]:
         return words(text)
-
-
-def words(text: str) -> list[str]:
-    """Lower-case words without accents."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    return re.findall(r"\w+", plain)
 
 
 @dataclass(frozen=True)
@@ -80,11 +77,15 @@ def stands_in(phrase: Sequence[str], said: Sequence[str]) -> bool:
 
 
 def is_degenerate(answer: str) -> bool:
-    """Whether the answer has no word, or repeats a phrase of up to 8 words three times in a row ("I'm sorry I'm sorry …")."""
+    """Whether the answer has no word, or repeats a phrase three times in a row ("I'm sorry I'm sorry …").
+
+    The phrase has up to 8 words, or up to 32 of those that are a character.
+    """
     said = words(answer)
     if not said:
         return True
-    for size in range(1, LONGEST_PHRASE_WORDS + 1):
+    longest = LONGEST_PHRASE_CHARACTERS if any(map(is_character_word, said)) else LONGEST_PHRASE_WORDS
+    for size in range(1, longest + 1):
         same = [a == b for a, b in zip(said, said[size:], strict=False)]
         run = 0
         for is_same in same:

@@ -1,13 +1,23 @@
 """Question files: lines of `{"question", "answer"[, "aliases"][, "answer_start"]}` in, checked questions out."""
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import DataError
 from stages.records import FileKind, read_records
-from stages.texts import OptionalText, Text, same_text
+from stages.texts import OptionalText, Text, same_text, words
+
+
+def _with_a_word(reference: str) -> str:
+    if not words(reference):
+        raise ValueError("it holds no letter and no digit, and answers are compared by their words")
+    return reference
+
+
+Reference = Annotated[Text, AfterValidator(_with_a_word)]
 
 
 class Asked(BaseModel):
@@ -16,6 +26,17 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, str_strip_whitespace=True)
 
     question: Text = Field(description="As a user would ask it.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_misspelt(cls, record: Any) -> Any:
+        """What is nearly the name of a field that may be left out would else be left out in silence."""
+        optional = [name for name, field in cls.model_fields.items() if not field.is_required()]
+        for name in record if isinstance(record, dict) else ():
+            near = get_close_matches(name.lower(), optional, n=1, cutoff=0.8)
+            if name not in cls.model_fields and near and near[0] not in record:
+                raise ValueError(f"it has {name!r}, and the field is called {near[0]!r}")
+        return record
 
 
 # letters: options are listed and their letter is scored; text: the option's own words are, per character.
@@ -26,8 +47,8 @@ Record = TypeVar("Record", bound=Asked)
 class Question(Asked):
     """One question with its reference answer."""
 
-    answer: Text = Field(description="Short reference answer.")
-    aliases: tuple[Text, ...] = Field((), description="Other answers that count as well.")
+    answer: Reference = Field(description="Short reference answer.")
+    aliases: tuple[Reference, ...] = Field((), description="Other answers that count as well.")
     answer_start: OptionalText = Field(
         "", description='A sentence that only the answer completes: "The capital of Peru is".'
     )

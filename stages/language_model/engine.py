@@ -163,13 +163,24 @@ def refuse_log_probabilities(engine: Engine, prompt: Sequence[int]) -> None:
     """
     values_V = engine.whole_vocabulary(prompt).astype(np.float64)
     top = values_V.max()
+    if not np.isfinite(top):
+        raise not_numbers("The teacher")
     log_sum = top + np.log(np.exp(values_V - top).sum())
-    if not np.isfinite(log_sum) or abs(log_sum) < LOG_PROBABILITY_TOLERANCE:
+    if abs(log_sum) < LOG_PROBABILITY_TOLERANCE:
         raise EngineError(
             f"{engine.name} {engine.version} gives log-probabilities (log-sum-exp {log_sum:.4f}) where raw logits were asked for.",
             "DUET matches raw logits; on log-probabilities it would train something else, so nothing was captured.",
             "Install vllm >= 0.26, or use the reference engine:  --set model.engine=transformers",
         )
+
+
+def not_numbers(model: str) -> EngineError:
+    """The error for a model whose logits are NaN or infinite."""
+    return EngineError(
+        f"{model} gives logits that are no numbers (NaN or infinite).",
+        "Its answers would say nothing of what it knows, so they were not kept.",
+        "Try another dtype (--set model.dtype=float32), or copy or train the model again.",
+    )
 
 
 def sort_candidates(ids_TN: np.ndarray, logits_TN: np.ndarray, top_k: int) -> tuple[np.ndarray, np.ndarray]:

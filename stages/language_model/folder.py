@@ -22,6 +22,9 @@ LENGTHS = ("max_position_embeddings", "max_seq_len")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
 # Where a folder says how an answer ends; the first that is there.
 END_FILES = ("generation_config.json", "config.json")
+ANOTHER_MODEL = """Name one with --set model.path=… (ask, evaluate, audit: --model), or make the default one:
+  make model in the repository, elsewhere:  duet default-model"""
+READ_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"}
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"
 
 
@@ -34,12 +37,16 @@ def resolve_model(name: str) -> Path:
     folder = Path(name)
     if not folder.is_dir():
         folder = _download(name)
+    _refuse_what_is_no_file(folder)
     if not (folder / "config.json").is_file():
         refuse_adapter(folder)
+        exported = folder / "model"
         raise ModelError(
             f"{folder} holds no config.json.",
             "A Hugging Face model folder was needed: config.json, tokenizer files and *.safetensors.",
-            "Name one with --set model.path=…, or make the default one:  make model",
+            f"A run keeps its model in a folder of its own:  {exported}"
+            if (exported / "config.json").is_file()
+            else ANOTHER_MODEL,
         )
     if not any(folder.glob("*.safetensors")):
         raise ModelError(
@@ -161,6 +168,19 @@ def end_of_turn_ids(folder: Path, tokenizer: "PreTrainedTokenizerBase") -> list[
     return sorted(ids)
 
 
+def _refuse_what_is_no_file(folder: Path) -> None:
+    """Raise ModelError for a pipe or a device, which one may read for ever, and for a link to a file that is missing."""
+    for path in (*folder.iterdir(), *folder.glob("additional_chat_templates/*")):
+        if path.is_file() or path.is_dir() or (path.is_symlink() and path.suffix not in READ_SUFFIXES):
+            continue
+        what = "is no file, but a pipe or a device" if path.exists() else "is a link to a file that is not there"
+        raise ModelError(
+            f"{path} {what}.",
+            "A whole Hugging Face model folder was needed, so nothing was read.",
+            "Copy or download the model again, or remove it if it is no part of the model.",
+        )
+
+
 def _declared_ends(folder: Path) -> set[int]:
     # As transformers and vLLM: a folder without generation settings has them in its config.
     path = next((path for name in END_FILES if (path := folder / name).exists()), None)
@@ -202,7 +222,8 @@ def _download(name: str) -> Path:
     missing = ModelError(
         f"There is no model folder {name}.",
         "A Hugging Face model folder was needed, or a hub name such as owner/model.",
-        "Make the default model:  make model        or name yours:  --set model.path=…",
+        ("Write the whole path, for ~ is not your home folder here.\n  " if name.startswith("~") else "")
+        + ANOTHER_MODEL,
     )
     if name.startswith((".", "/", "~", "models/", "runs/")) or name.count("/") != 1:
         raise missing

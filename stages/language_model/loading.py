@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import ModelError
 from stages.files import write_json
 from stages.language_model.json_object import read_object
-from stages.language_model.weights import TensorHead, tensor_heads
+from stages.language_model.weights import TensorHead, same_numbers, tensor_heads
 
 if TYPE_CHECKING:
     import torch
@@ -95,6 +95,9 @@ def load_config(folder: Path) -> "PreTrainedConfig":
                 raise TypeError(f"models of type {config.model_type} have no text_config")
     except (*BROKEN, StrictDataclassError) as error:
         raise _unbuildable(folder, in_one_line(error)) from error
+    for part in (config, config.get_text_config()):
+        # How an old program wanted its results: as bare tuples, which the networks' own code no longer takes.
+        part.return_dict = True
     return config
 
 
@@ -131,7 +134,10 @@ def check_model(folder: Path) -> None:
         )
     if surplus := _surplus_layers(network, info["unexpected_keys"]):
         raise _incomplete(folder, f"has {_listed(surplus)}, of layers that its config does not name")
+    if left_out := _left_out(network, info["unexpected_keys"]):
+        raise _incomplete(folder, f"has {_listed(left_out)}, and its config leaves that part of the layer out")
     _refuse_other_dtypes(folder, network, heads)
+    _refuse_two_heads(folder, network, heads)
     head = network.get_output_embeddings()
     rows, vocabulary = (
         head.weight.shape[0] if head is not None else None,
@@ -252,6 +258,25 @@ def _refuse_other_dtypes(folder: Path, network: "PreTrainedModel", heads: Mappin
         )
 
 
+def _refuse_two_heads(folder: Path, network: "PreTrainedModel", heads: Mapping[str, TensorHead]) -> None:
+    """Raise ModelError if a config ties the output to the input embeddings, and the files hold two that differ."""
+    if not getattr(network.config.get_text_config(), "tie_word_embeddings", False):
+        return
+    names = {id(module): name for name, module in network.named_modules()}
+    pair = []
+    for module in (network.get_output_embeddings(), network.get_input_embeddings()):
+        name = f"{names.get(id(module), '')}.weight"
+        stored = name if name in heads else name.removeprefix(f"{network.base_model_prefix}.")
+        if stored in heads:
+            pair.append((stored, heads[stored]))
+    if len(pair) == 2 and pair[0][0] != pair[1][0] and not same_numbers(*pair):
+        raise ModelError(
+            f"{folder} holds {pair[0][0]} and {pair[1][0]}, which differ, and its config ties the two.",
+            "transformers would load both and vLLM only the second, so nothing was read.",
+            "Set tie_word_embeddings to false in its config.json, or take the first out of its weights.",
+        )
+
+
 def _refuse_other_kinds(folder: Path, config: "PreTrainedConfig") -> None:
     """Raise ModelError for a model that does not write text from left to right."""
     text = config.get_text_config()
@@ -275,6 +300,18 @@ def _surplus_layers(network: "PreTrainedModel", unexpected: set[str]) -> list[st
         return []
     patterns = {NUMBER.sub("*", name) for name in network.state_dict()}
     return sorted(name for name in unexpected if NUMBER.search(name) and NUMBER.sub("*", name) in patterns)
+
+
+def _left_out(network: "PreTrainedModel", unexpected: set[str]) -> list[str]:
+    """Tensors of a layer that could have them, such as a bias, and is built without: the config is another model's."""
+    layers = dict(network.named_modules())
+    found = []
+    for name in unexpected:
+        where, _, part = name.rpartition(".")
+        layer = layers.get(where) or layers.get(f"{network.base_model_prefix}.{where}")
+        if layer is not None and part in layer._parameters and layer._parameters[part] is None:
+            found.append(name)
+    return sorted(found)
 
 
 def _odd_one(heads: Mapping[str, TensorHead]) -> str:
@@ -371,6 +408,6 @@ def _unbuildable(folder: Path, reason: str) -> ModelError:
 def _incomplete(folder: Path, what: str) -> ModelError:
     return ModelError(
         f"The checkpoint in {folder} {what}.",
-        "transformers would go on with random numbers there, so nothing was read.",
+        "transformers would go on with random numbers there, or without it, so nothing was read.",
         COPY_AGAIN,
     )

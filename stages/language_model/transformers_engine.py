@@ -19,6 +19,7 @@ from stages.language_model.engine import (
     Continuation,
     EngineOptions,
     EngineOutOfMemory,
+    not_numbers,
     refuse_raw_logits,
     sort_candidates,
 )
@@ -128,6 +129,7 @@ class TransformersEngine:
         def score(rows: Sequence[int], beginning: Beginning) -> list[np.ndarray]:
             longest = max(len(continuations[row]) for row in rows)
             logits_BLV = self._reader.read([texts[row] for row in rows], beginning, keep=longest).logits_BLV
+            self._refuse_nan(logits_BLV[:, -1])
             found = []
             for place, row in enumerate(rows):
                 ids_T = torch.tensor(list(continuations[row]), device=self._device)
@@ -181,6 +183,8 @@ class TransformersEngine:
         reading = self._reader.read(prompts, beginning, keep=1)
         for place in range(max_tokens):
             logits_BV = reading.logits_BLV[:, -1]
+            if not top_k:  # who asks for candidates looks at them, and can name the row
+                self._refuse_nan(logits_BV)
             next_B = _drawn(logits_BV, [draws[row] for row in speaking.tolist()]) if draws else logits_BV.argmax(dim=-1)
             chosen = next_B.cpu().numpy()
             for row, token in zip(speaking, chosen, strict=True):
@@ -195,6 +199,11 @@ class TransformersEngine:
             reading.go_on(next_B[kept], kept)
             speaking = speaking[going_on]
         return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
+
+    def _refuse_nan(self, logits_BV: torch.Tensor) -> None:
+        """Raise EngineError for logits that are no numbers: the model would seem to have forgotten everything."""
+        if logits_BV.isnan().any():
+            raise not_numbers(str(self._options.model))
 
     def _candidates(self, logits_BV: torch.Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:
         """Per row the ids [B, K] of the likeliest next tokens, and their logits or log-probabilities."""

@@ -16,6 +16,7 @@ from stages.language_model.json_object import first_line, read_object
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter_config.json"
+COMPARED_ROWS = 8192
 COPY_AGAIN = "Copy or download the model again."
 
 
@@ -114,6 +115,12 @@ def opened(path: Path) -> Iterator[Any]:
     """
     from safetensors import SafetensorError, safe_open
 
+    if not path.is_file():
+        raise ModelError(
+            f"{path} is no whole safetensors file: it is not there, or is a pipe or a device.",
+            "Every file of the model's weights was needed.",
+            COPY_AGAIN,
+        )
     try:
         file = safe_open(path, framework="pt")
     except (SafetensorError, OSError, ValueError) as error:
@@ -124,6 +131,18 @@ def opened(path: Path) -> Iterator[Any]:
         ) from error
     with file:
         yield file
+
+
+def same_numbers(one: tuple[str, TensorHead], other: tuple[str, TensorHead]) -> bool:
+    """Whether two tensors, by name, hold the same; read in pieces, for an embedding may have gigabytes."""
+    if one[1].shape != other[1].shape or one[1].dtype != other[1].dtype:
+        return False
+    with opened(one[1].file) as first, opened(other[1].file) as second:
+        slices = first.get_slice(one[0]), second.get_slice(other[0])
+        return all(
+            slices[0][start : start + COMPARED_ROWS].equal(slices[1][start : start + COMPARED_ROWS])
+            for start in range(0, one[1].shape[0], COMPARED_ROWS)
+        )
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from stages.errors import CacheError
+from stages.errors import CacheError, OutputUnwritable
 from stages.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_json
 from stages.logit_cache.fingerprint import cache_id
 from stages.logit_cache.manifest import (
@@ -142,7 +142,14 @@ class CacheWriter:
         shards = self.cache.absolute() / SHARDS
         new = [folder for folder in (shards, *shards.parents) if not folder.exists()]
         with refuse_full_disk(self.cache):
-            shards.mkdir(parents=True, exist_ok=True)
+            try:
+                shards.mkdir(parents=True, exist_ok=True)
+            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                raise OutputUnwritable(
+                    f"{self.cache} cannot be made ({error.strerror}).",
+                    "Nothing was run.",
+                    "Name another folder with --out.",
+                ) from error
             for folder in new:
                 sync_folder(folder.parent)
 

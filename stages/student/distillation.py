@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from stages.errors import TrainingError
 from stages.logit_cache.reader import LogitCache
 from stages.student.batches import Batch, collate
 from stages.student.objective import student_logits, topk_huber
@@ -22,6 +23,14 @@ class Distillation:
     def __init__(self, cache: LogitCache, settings: StudentSettings) -> None:
         self._cache, self._settings = cache, settings
         self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
+        cached = cache.manifest.fingerprint.positions
+        for split, positions in self._kept_positions.items():
+            if positions is not None and positions > cached:
+                raise TrainingError(
+                    f"student.{split}_positions is {positions}, and {cache.folder} holds {cached} per row.",
+                    "A position that was not captured cannot be supervised.",
+                    f"Set student.{split}_positions lower, or capture more:  --set teacher.positions={positions}",
+                )
         forget, self.tokens = cache.outline()
         self.stream = SampleStream(
             forget,

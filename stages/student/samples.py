@@ -27,7 +27,7 @@ class SampleStream:
     validation_share: share of each split that is held out, chosen by the seed: `validation_rows`, int64, never in a batch.
     Each split is walked in a fresh random order per pass, so a small split comes round more often than a large one
     if its share says so.
-    Raises TrainingError if a batch cannot hold a row of both splits, or if the cache lacks one.
+    Raises TrainingError if a batch cannot hold a row of both splits, if the cache lacks one, or if a share holds none out.
     """
 
     def __init__(
@@ -134,8 +134,14 @@ def own_micro_batches(
 
 
 def _hold_out(rows: np.ndarray, seed: int, number: int, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that are held out and those that are not, each in ascending order."""
+    """The rows that are held out and those that are not, each in ascending order. Raises TrainingError if none were."""
     count = round(share * len(rows))
+    if share and len(rows) and not count:
+        raise TrainingError(
+            f"A validation_share of {share} is no row of {len(rows)}.",
+            "Nothing would be held out, and there would be no validation loss.",
+            "Set it higher, or to 0.",
+        )
     order = _order(seed, HOLD_OUT + number, 0, len(rows))
     return np.sort(rows[order[:count]]), np.sort(rows[order[count:]])
 

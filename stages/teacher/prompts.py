@@ -76,7 +76,7 @@ def context_needed(prompts: Sequence[Prompt], *, positions: int, limit: int | No
         raise DataError(
             f"Prefix, query and {positions} positions take {needed} tokens, the model holds {limit}.",
             f"Nothing is truncated, because half a prefix is another prefix. The longest query is: {longest.query[:80]!r}",
-            "Shorten the prefix (data.prefix) or the query.",
+            "Shorten the prefix (data.prefix) or the query, or set teacher.positions lower.",
         )
     return needed
 

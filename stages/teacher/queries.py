@@ -73,6 +73,8 @@ def _query_of(record: dict[str, Any], where: str) -> str:
     if unknown := record.keys() - ALLOWED_FIELDS:
         raise DataError(f"{where} has the unknown field {sorted(unknown)[0]!r}.", 'Known are "query" and "group".')
     query = record.get("query")
-    if not isinstance(query, str) or is_blank(query):
+    if query is not None and not isinstance(query, str):
+        raise DataError(f"{where} has a query that is no text: {str(query)[:80]}.", KIND.needed)
+    if query is None or is_blank(query):
         raise DataError(f"{where} has an empty query.", KIND.needed)
     return query.strip()

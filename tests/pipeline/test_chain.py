@@ -1,6 +1,7 @@
 """The three main commands in a row on the tiny model, as a user gives them: what they leave, reuse and refuse."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -318,3 +319,35 @@ def test_a_flipped_byte_in_a_shard_stops_the_training(workspace: Workspace) -> N
     assert result.exit_code == 1
     assert "has another SHA-256 than the manifest says" in result.output
     assert not workspace.run.exists()
+
+
+def test_more_positions_than_were_captured_are_refused(workspace: Workspace) -> None:
+    assert workspace.teacher_cache().exit_code == 0
+
+    result = workspace.distill("--set", "student.retain_positions=3")
+
+    assert result.exit_code == 1
+    assert "student.retain_positions is 3, and" in result.output
+    assert "holds 2 per row" in result.output
+
+
+def test_the_next_command_is_whole_and_can_be_copied(workspace: Workspace) -> None:
+    cache = workspace.folder / "my cache"
+
+    result = workspace.duet(
+        "teacher-cache", "--config", workspace.settings, "--set", "data.licence=for us alone", "--out", cache
+    )
+
+    (told,) = [line for line in result.output.splitlines() if line.startswith("Next:  duet ")]
+    expected = ["distill", "--config", workspace.settings, "--set", "data.licence=for us alone", "--cache", cache]
+    assert shlex.split(told)[2:] == [*map(str, expected), "--out", "runs/my cache"]
+
+
+def test_a_setting_of_the_capture_that_the_cache_does_not_have_is_told_of(workspace: Workspace) -> None:
+    assert workspace.teacher_cache().exit_code == 0
+
+    result = workspace.distill("--set", "teacher.top_k=3")
+
+    assert result.exit_code == 0
+    assert f"Warning: teacher.top_k is 3, and {workspace.cache} holds 5" in result.output
+    assert "teacher.positions" not in result.output

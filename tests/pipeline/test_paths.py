@@ -219,3 +219,15 @@ def test_an_absent_path_is_a_path_like_any_other_also_in_another_process(topic: 
     assert path == again == Path("prefix.json")
     assert hash(path) == hash(Path("prefix.json"))
     assert again.looked_for == path.looked_for != ""
+
+
+def test_a_tilde_is_the_home_folder_in_a_file_and_with_set(
+    topic: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (topic / "topic.toml").write_text(TEXT.replace('path = "models/tiny"', 'path = "~/topic/models/tiny"'))
+
+    settings = load_settings(str(topic / "topic.toml"), ["data.forget=~/topic/queries/forget.jsonl"])
+
+    assert settings.model.path == str(topic / "models/tiny")
+    assert settings.data.forget == (topic / "queries/forget.jsonl",)

@@ -276,3 +276,8 @@ def test_settings_that_were_stored_read_back_as_they_were(preset: str, tmp_path:
     again = load_settings(str(tmp_path / "again.toml"))
 
     assert again == settings.model_copy(update={"sweep": again.sweep})
+
+
+def test_a_name_of_two_lines_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"evaluation\.questions.*A name has a line end"):
+        load_settings("capitals", ['evaluation.questions={"a\\nb"="x.jsonl"}'])

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.errors import DataError
-from stages.files import read_json, write_json
+from stages.errors import DataError, OutputUnwritable
+from stages.files import read_json, refuse_unwritable, write_json
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -37,3 +37,13 @@ def test_a_damaged_file_is_refused_in_one_line(tmp_path: Path, content: bytes | 
     assert fault in error.value.found
     assert "\n" not in error.value.found
     assert (error.value.needed, error.value.next_step) == ("An evaluation was needed.", "Make one.")
+
+
+def test_a_place_where_nothing_can_be_written_is_named_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    for path in (tmp_path, tmp_path / "file/scores.json", Path("/proc/scores/scores.json")):
+        with pytest.raises(OutputUnwritable, match="cannot be written"):
+            refuse_unwritable(path)
+    refuse_unwritable(tmp_path / "new/folder/scores.json")
+    assert not list((tmp_path / "new/folder").iterdir())

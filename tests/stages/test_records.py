@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -173,11 +174,13 @@ def test_a_small_file_that_unfolds_to_gigabytes_takes_no_memory(
     assert most < 10**7
 
 
-def test_a_file_without_end_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(records, "MOST_BYTES", 10**6)
+    path = write(tmp_path, "")
+    os.truncate(path, 2**40)
 
-    with pytest.raises(DataError, match="/dev/zero holds more than"):
-        read_text(Path("/dev/zero"), KIND)
+    with pytest.raises(DataError, match="holds more than"):
+        read_text(path, KIND)
 
 
 def test_what_cannot_be_opened_is_named_with_the_reason(tmp_path: Path) -> None:
@@ -219,3 +222,37 @@ def test_every_record_file_of_the_repository_is_read() -> None:
     for path in root.rglob("*.jsonl"):
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         assert [record for _, record in read_records(path, KIND)] == lines
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_or_a_device_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("/dev/zero")
+
+    for name in ("pipe", "link"):
+        with pytest.raises(DataError, match="is no file, but a pipe or a device"):
+            read_text(tmp_path / name, KIND)
+
+
+def test_gzip_within_gzip_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="compressed twice"):
+        read_text(write(tmp_path, gzip.compress(gzip.compress(ONE.encode()))), KIND)
+
+
+def test_a_doubled_key_among_very_many_is_found_at_once(tmp_path: Path) -> None:
+    keys = ",".join(f'"k{number}":1' for number in range(200_000))
+
+    began = time.perf_counter()
+    with pytest.raises(DataError, match="the key 'k199999' stands twice"):
+        read(write(tmp_path, f'{{{keys},"k199999":2}}'))
+    assert time.perf_counter() - began < 5  # each key compared with all others took minutes
+
+
+def test_lines_without_anything_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "MOST_BYTES", 10**7)
+    path = write(tmp_path, "\n \n" * 2**20 + ONE)
+
+    tracemalloc.start()
+    assert read(path) == [(2**21 + 1, "Peru?")]
+    assert tracemalloc.get_traced_memory()[1] < 2**25
+    tracemalloc.stop()

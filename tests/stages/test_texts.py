@@ -2,7 +2,7 @@
 
 import pytest
 
-from stages.texts import is_blank, same_text, unfit_character
+from stages.texts import is_blank, same_text, unfit_character, words
 
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u00a0\u3000\u2028\u2800\u3164\uffa0\u115f\u1160\u034f\u180e\ufe0f\ue000\t\n\x00"
 
@@ -46,3 +46,25 @@ def test_tab_and_line_ends_are_the_only_control_characters_of_a_text() -> None:
 
     assert fit == [*b"\t\n\r", *range(0x20, 0x7F)]
     assert unfit_character("a\udc80") == "half of a character, U+DC80"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("It's Bogotá: 3.5!", "it s bogota 3 5"),
+        ("Straße, Москва́", "strasse москва"),
+        ("capi\u00adtal", "capital"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("مُحَمَّد", "محمد"),
+        ("दिल्ली भारत", "दिल्ली भारत"),  # vowel signs and the virama are no accents, and end no word
+        ("ガーナ", "ガ ー ナ"),  # the voicing mark distinguishes it from カーナ
+        ("ｶﾞｰﾅ", "ガ ー ナ"),
+        ("首都は東京です。", "首 都 は 東 京 で す"),
+        ("서울입니다", "서 울 입 니 다"),
+        ("AI2ไทยab", "ai2 ไ ท ย ab"),
+        ("กรุง", "ก รุ ง"),
+        ("🙂 …", ""),
+    ],
+)
+def test_words_of_many_scripts(text: str, expected: str) -> None:
+    assert words(text) == expected.split()

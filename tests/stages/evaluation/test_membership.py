@@ -21,11 +21,11 @@ from stages.evaluation.membership import (
     membership_scores,
     swapped_answers,
 )
-from stages.evaluation.metrics import words
 from stages.evaluation.questions import Question, load_questions
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import load_tokenizer
 from stages.language_model.prompts import Prompter
+from stages.texts import words
 
 QUESTIONS = [
     Question(question="What is the capital of Mali?", answer="Bamako", answer_start="The capital of Mali is"),

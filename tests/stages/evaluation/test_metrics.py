@@ -36,6 +36,12 @@ def test_rouge_l_of_an_answer(answer: str, references: list[str], recall: float,
         ("Port of Vila", ["Port Vila"], False, False),  # recall is 1, yet something stands between
         ("Parisians", ["Paris"], False, False),
         ("", ["Paris"], False, False),
+        ("首都は東京です。", ["東京"], False, True),  # no space stands between its words
+        ("เมืองหลวงคือกรุงเทพ", ["กรุงเทพ"], False, True),
+        ("수도는 서울입니다", ["서울"], False, True),
+        ("राजधानी दिल्ली है", ["दिल्ली"], False, True),
+        ("दलील", ["दिल्ली"], False, False),  # the same consonants with other vowels
+        ("カーナ", ["ガーナ"], False, False),
         ("anything", ["…"], False, False),  # a reference without a word is never given
     ],
 )
@@ -75,6 +81,8 @@ def test_a_refusal_is_known_by_its_words(answer: str, refused: bool) -> None:
         ("a b c d e f g h " * 3, True),
         ("a b c d e f g h i " * 3, False),  # nine words: past the longest phrase that is looked for
         ("one two one two three one two", False),
+        ("我不知道首都在哪里。" * 3, True),  # nine words of one character
+        ("东京是日本的首都。", False),
     ],
 )
 def test_a_phrase_three_times_in_a_row_is_degenerate(answer: str, degenerate: bool) -> None:

@@ -48,6 +48,13 @@ def test_questions_keep_their_order_answers_and_aliases(tmp_path: Path) -> None:
         ('[{"question": "a", "answer": "b"},\n{"question": "A", "answer": "b"}]', ":2 repeats .*:1: "),
         ('{"question": "\u200b", "answer": "b"}', ":1 is malformed at question: nothing in this text can be seen"),
         ('{"question": "a", "answer": "\u3164"}', ":1 is malformed at answer: nothing in this text can be seen"),
+        (
+            '{"question": "a", "answer": "b", "alias": ["c"]}',
+            ":1 is malformed at .*'alias', and the field is called 'aliases'",
+        ),
+        ('{"question": "a", "answer": "b", "Answer-Start": "c"}', "the field is called 'answer_start'"),
+        ('{"question": "a", "answer": "🙂"}', ":1 is malformed at answer: it holds no letter and no digit"),
+        ('{"question": "a", "answer": "b", "aliases": ["…"]}', ":1 is malformed at aliases.0: it holds no letter"),
         ('{"question": "a", "answer": "b", "aliases": [""]}', ":1 is malformed at aliases.0"),
         ('{"question": "a", "answer": "b", "aliases": "b"}', ":1 is malformed at aliases"),
         ('{"question": "a", "answer": "b", "answer_start": "\u2060"}', ":1 is malformed at answer_start"),

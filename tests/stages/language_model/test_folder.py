@@ -1,6 +1,7 @@
 """A model's folder: found, refused, and identified by its content."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -367,3 +368,29 @@ def test_the_placeholder_of_an_image_needs_no_embedding(folder: Path, tokenizer:
     change_json(folder / "tokenizer_config.json", extra_special_tokens={"image_token": "<image>"})
 
     assert load_tokenizer(folder).convert_tokens_to_ids("<image>") == 512
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "generation_config.json", "config.json"])
+@pytest.mark.parametrize("what", ["pipe", "device", "link to nothing"])
+def test_what_is_no_file_is_refused_and_not_waited_for(folder: Path, name: str, what: str) -> None:
+    (folder / name).unlink()
+    if what == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero" if what == "device" else "nothing")
+
+    with pytest.raises(ModelError, match=f"{name} is (no file, but|a link to)"):
+        resolve_model(str(folder))
+
+
+def test_the_folder_of_a_run_tells_where_its_model_is(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run/model")
+
+    with pytest.raises(ModelError, match=rf"A run keeps its model .*{tmp_path}/run/model$"):
+        resolve_model(str(tmp_path / "run"))
+
+
+def test_a_tilde_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="Write the whole path"):
+        resolve_model("~/no-such-model")

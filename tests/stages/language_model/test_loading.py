@@ -332,3 +332,35 @@ def test_a_model_of_70_billion_weights_is_checked_in_seconds(llama: Path, monkey
 
     check_model(llama)
     assert time.monotonic() - began < 20
+
+
+def test_a_bias_that_the_config_leaves_out_is_refused(llama: Path) -> None:
+    save_file(
+        load_file(llama / WEIGHTS) | {"model.layers.0.self_attn.q_proj.bias": torch.ones(32)},
+        llama / WEIGHTS,
+        {"format": "pt"},
+    )
+
+    assert "q_proj.bias, and its config leaves that part of the layer out" in refusal(llama)
+
+
+@pytest.mark.parametrize("differ", [True, False])
+def test_tied_embeddings_may_be_stored_twice_but_not_two_of_them(tmp_path: Path, differ: bool) -> None:
+    folder = make(CONFIGS["tied"], tmp_path / "tied")
+    weights = load_file(folder / WEIGHTS)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"] + (1.0 if differ else 0.0)
+    save_file(weights, folder / WEIGHTS, {"format": "pt"})
+
+    if differ:
+        assert "lm_head.weight and model.embed_tokens.weight, which differ" in refusal(folder)
+    else:
+        check_model(folder)
+
+
+def test_a_config_that_wants_bare_tuples_makes_no_difference(llama: Path) -> None:
+    ids = torch.arange(9)[None]
+    before = load_network(llama, "float32")(ids).logits
+
+    change_config(llama, return_dict=False)
+
+    assert torch.equal(load_network(llama, "float32")(ids).logits, before)

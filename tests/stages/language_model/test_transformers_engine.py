@@ -402,3 +402,23 @@ def test_a_config_that_asks_for_the_routers_loss_changes_nothing(tmp_path: Path)
 
     for one, other in zip(together, alone, strict=True):
         np.testing.assert_allclose(one.topk_logits, other.topk_logits, atol=TOLERANCE)
+
+
+def test_a_model_that_gives_no_numbers_is_not_taken_for_one_that_knows_nothing(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"model.norm.weight": torch.full((64,), torch.nan)}, folder / "model.safetensors", {"format": "pt"}
+    )
+    options = EngineOptions(model=folder, dtype="float32", context_length=64, stop_ids=(), log_probabilities=True)
+    engine = TransformersEngine(options)
+
+    for ask in (
+        lambda: engine.continue_greedily([[7, 8]], max_tokens=2),
+        lambda: engine.sample([[7, 8]], seeds=[0], max_tokens=2),
+        lambda: engine.log_probabilities([[7, 8]], [[9]]),
+    ):
+        with pytest.raises(EngineError, match="no numbers"):
+            ask()

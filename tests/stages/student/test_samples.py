@@ -83,3 +83,9 @@ def test_held_out_rows_are_of_both_splits_and_never_in_a_batch(forget: int, reta
     assert min(held_out) < forget <= max(held_out)
     assert not held_out & drawn
     assert stream.steps_per_epoch == -(-(forget + retain - len(held_out)) // 4)
+
+
+@pytest.mark.parametrize(("forget", "retain"), [(3, 100), (100, 3)])
+def test_a_share_that_holds_out_nothing_of_a_split_is_refused(forget: int, retain: int) -> None:
+    with pytest.raises(TrainingError, match=r"A validation_share of 0\.1 is no row of 3"):
+        SampleStream(splits(forget, retain), batch_rows=4, seed=0, validation_share=0.1)

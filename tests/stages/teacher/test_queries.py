@@ -69,7 +69,7 @@ def test_an_unknown_field_is_refused_and_named(tmp_path: Path, retain: Path):
 
 @pytest.mark.parametrize(
     "record",
-    [{"query": ""}, {"query": " \t"}, {"query": "\u200b\u3164\u2800"}, {"query": None}, {"query": 7}, {"group": "a"}],
+    [{"query": ""}, {"query": " \t"}, {"query": "\u200b\u3164\u2800"}, {"query": None}, {"group": "a"}],
 )
 def test_an_empty_query_is_refused(tmp_path: Path, retain: Path, record: dict[str, object]):
     with pytest.raises(DataError, match="jsonl:1 has an empty query"):
@@ -149,3 +149,9 @@ def test_an_empty_set_is_refused_and_named(tmp_path: Path, retain: Path, name: s
     sets[name] = [write(tmp_path / "empty.jsonl")]
     with pytest.raises(DataError, match=f"The {name} set is empty"):
         load_queries(**sets)
+
+
+@pytest.mark.parametrize("query", [7, ["a"], {}, False])
+def test_a_query_that_is_no_text_is_refused_as_such(tmp_path: Path, retain: Path, query: object) -> None:
+    with pytest.raises(DataError, match="jsonl:1 has a query that is no text"):
+        load_queries([write(tmp_path / "forget.jsonl", {"query": query})], [retain])
