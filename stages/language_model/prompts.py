@@ -58,6 +58,9 @@ class Prompter:
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._control_tokens = [token for token in {*tokenizer.all_special_tokens, *added} if token.strip()]
         self._control_ids = set(tokenizer.convert_tokens_to_ids(self._control_tokens)) - {tokenizer.unk_token_id}
+        # Texts that were checked: a prefix's turns come again with every query.
+        self._harmless: set[str] = set()
+        self._readable: set[str] = set()
 
     @property
     def thinks(self) -> bool:
@@ -246,6 +249,8 @@ class Prompter:
         return text.strip()
 
     def _refuse_control_tokens(self, text: str) -> None:
+        if text in self._harmless:
+            return
         for token in self._control_tokens:
             if token in text:
                 raise DataError(
@@ -260,18 +265,22 @@ class Prompter:
                 "The model would read it as the token, and not as these letters, so nothing was run.",
                 "Write it in another way, or leave the line out.",
             )
+        self._harmless.add(text)
 
     def _refuse_unknown(self, text: str) -> None:
         """Raise DataError unless the tokenizer has tokens for half of the text's words.
 
         One unknown token may stand for a whole sentence, and a tokenizer without one drops what it does not know.
         """
+        if text in self._readable:
+            return
         if self._share_read(text) < LEAST_READ:
             raise DataError(
                 f"The tokenizer of {self.tokenizer.name_or_path} has no tokens for most of {text[:80]!r}.",
                 "The model would not read it, so nothing was run.",
                 "Use a model of this language, or leave the text out.",
             )
+        self._readable.add(text)
 
     def _share_read(self, text: str) -> float:
         unknown = self.tokenizer.unk_token_id
