@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 # What families call the most tokens of a text; MPT has the second.
 LENGTHS = ("max_position_embeddings", "max_seq_len")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
-ANOTHER_MODEL = """Name one with --set model.path=… (ask, evaluate, audit: --model), or make the default one:
+ANOTHER_MODEL = """Name one with --set model.path=… (finetune: finetune.model=…; ask, evaluate: --model), or make the default one:
   make model in the repository, elsewhere:  duet default-model"""
 READ_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"}
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"
