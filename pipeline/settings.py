@@ -38,7 +38,8 @@ NOT_KEYS = ("[list]", "[range]", "[key]")
 CHECKED_FIRST = "Settings are checked before anything is loaded, so nothing was run."
 ALL_SETTINGS = "All of them with their meaning:  duet settings"
 PATHS = """A relative path in a settings file is looked for in that file's folder (for a preset: in the repository), then in the
-working directory. A path given with --set, or with any other option, counts from the working directory."""
+working directory. A path given with --set, or with any other option, counts from the working directory. ~/ is the home folder
+in settings; of other options the shell makes it so."""
 
 
 class ModelSettings(Section):

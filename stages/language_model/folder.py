@@ -22,7 +22,7 @@ LENGTHS = ("max_position_embeddings", "max_seq_len")
 OTHER_FILES = ("*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken", "additional_chat_templates/*.jinja")
 # Where a folder says how an answer ends; the first that is there.
 END_FILES = ("generation_config.json", "config.json")
-ANOTHER_MODEL = """Name one with --set model.path=… (ask, evaluate, audit: --model), or make the default one:
+ANOTHER_MODEL = """Name one with --set model.path=… (finetune: finetune.model=…; ask, evaluate: --model), or make the default one:
   make model in the repository, elsewhere:  duet default-model"""
 READ_SUFFIXES = {".json", ".jinja", ".txt", ".model", ".tiktoken", ".safetensors"}
 PLAIN_TEMPLATE = "Question: {query}\nAnswer:"

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.errors import ModelError, TrainingError
@@ -36,12 +37,19 @@ def export_model(
     the student began as; its tokenizer, templates, processor and generation settings are carried over byte for byte.
     card: README.md, Markdown with a YAML head.
     Raises ModelError if the base's files give another tokenizer than the student's, or if what was written is no whole
-    model; it is then left under a temporary name.
+    model; it is then left under a temporary name. Raises TrainingError if there is no room.
     """
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
     shutil.rmtree(temporary, ignore_errors=True)
-    _write(network, weights, tokenizer, base, temporary)
-    (temporary / "README.md").write_text(card, encoding="utf-8")
+    try:
+        _write(network, weights, tokenizer, base, temporary)
+        (temporary / "README.md").write_text(card, encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(
+            f"The trained model could not be written to {folder}: {in_one_line(error)}",
+            "What was trained since the newest checkpoint has to be trained again; nothing half-written passes for a model.",
+            "Make room, then give the same command again.",
+        ) from error
     check_model(temporary)
     # An export made by an earlier, unfinished run of the same plan makes room only now.
     publish(temporary, folder)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,7 @@ def test_an_export_that_fails_leaves_the_earlier_one(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(TrainingError, match="No space left"):
         export(tiny_model, tmp_path / "model")
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
@@ -265,3 +267,16 @@ def test_processes_are_as_many_as_asked_for() -> None:
 @pytest.mark.slow
 def test_a_process_that_fails_fails_the_launch(tmp_path: Path) -> None:
     assert launch(["no-such-command"], 2, stop_file=tmp_path / "stop") != 0
+
+
+def test_a_disk_that_fills_up_in_the_export_is_one_message(tiny_model: Path, tmp_path: Path) -> None:
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most[1]))
+    try:
+        with pytest.raises(TrainingError, match=r"could not be written to .*File too large"):
+            export(tiny_model, tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+        signal.signal(signal.SIGXFSZ, before)
+    assert not (tmp_path / "model").exists()
