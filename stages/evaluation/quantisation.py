@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Literal
 
 from stages.errors import ModelError, OutputExists
 from stages.files import TEMPORARY_SUFFIX, write_json
+from stages.language_model.checkpoint import empty_network
 from stages.language_model.engine import Dtype
 from stages.language_model.folder import copy_other_files, publish
 from stages.language_model.json_object import read_object
-from stages.language_model.loading import empty_network
 from stages.language_model.weights import INDEX, opened, weight_files, weight_map
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from stages.errors import ModelError
 from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder
+from stages.language_model.checkpoint import check_model
 from stages.language_model.json_object import first_line, read_object
-from stages.language_model.loading import check_model, load_config, text_config
+from stages.language_model.loading import load_config, text_config
 from stages.language_model.weights import refuse_adapter, weight_files, weight_map
 from stages.logit_cache.fingerprint import sha256_json
 

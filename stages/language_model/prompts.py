@@ -32,6 +32,8 @@ PROBE_PREFIXES = (
 PROBE_ANSWER = "Paris"
 # Share of a text's words, and of a word's letters, that the tokenizer must have tokens for.
 LEAST_READ = 0.5
+# Texts whose check is remembered: a prefix has a few dozen turns, a file may have millions of queries.
+MOST_REMEMBERED = 1024
 
 
 class Prompter:
@@ -265,7 +267,7 @@ class Prompter:
                 "The model would read it as the token, and not as these letters, so nothing was run.",
                 "Write it in another way, or leave the line out.",
             )
-        self._harmless.add(text)
+        _remember(text, self._harmless)
 
     def _refuse_unknown(self, text: str) -> None:
         """Raise DataError unless the tokenizer has tokens for half of the text's words.
@@ -280,7 +282,7 @@ class Prompter:
                 "The model would not read it, so nothing was run.",
                 "Use a model of this language, or leave the text out.",
             )
-        self._readable.add(text)
+        _remember(text, self._readable)
 
     def _share_read(self, text: str) -> float:
         unknown = self.tokenizer.unk_token_id
@@ -301,6 +303,12 @@ class Prompter:
             if places:
                 shares.append(sum(place in read for place in places) / len(places))
         return sum(share >= LEAST_READ for share in shares) / len(shares) if shares else 1.0
+
+
+def _remember(text: str, checked: set[str]) -> None:
+    if len(checked) >= MOST_REMEMBERED:
+        checked.clear()
+    checked.add(text)
 
 
 def bare_text(text: str, prefix: Prefix | None = None) -> str:

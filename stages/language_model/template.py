@@ -46,7 +46,7 @@ PROGRAM_FAULTS = (
 )  # fmt: skip
 # Words that stand in no template.
 PROBE_SYSTEM, PROBE_ANSWER = "Zyx probe of the system.", "Zyx probe of an answer."
-PROBE_QUERY, PROBE_EARLIER = "Zyx probe of the query?", "Zyx probe of an earlier query?"
+PROBE_QUERY = "Zyx probe of the query?"
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from stages.errors import ModelError, TrainingError
 from stages.files import TEMPORARY_SUFFIX
+from stages.language_model.checkpoint import check_model, empty_network
 from stages.language_model.folder import copy_other_files, hash_tokenizer, load_tokenizer, publish
-from stages.language_model.loading import BROKEN, check_model, empty_network, in_one_line
+from stages.language_model.loading import BROKEN, in_one_line
 from stages.language_model.weights import tensor_heads
 
 GENERATION = "generation_config.json"

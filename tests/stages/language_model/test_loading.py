@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from stages.errors import ModelError
+from stages.language_model.checkpoint import check_model
 from stages.language_model.folder import resolve_model
-from stages.language_model.loading import attention_of, check_model, load_config, load_network
+from stages.language_model.loading import attention_of, load_config, load_network
 
 SIZES = {
     "vocab_size": 64,

@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3
 
 from stages.errors import ModelError, TrainingError
 from stages.files import TEMPORARY_SUFFIX
+from stages.language_model.checkpoint import check_model
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer
-from stages.language_model.loading import check_model, load_network
+from stages.language_model.loading import load_network
 from stages.student.card import NOT_YET, unlearned_card, write_scores
 from stages.student.export import check_export, export_model
 from stages.student.launch import is_launched, launch, process_count
