@@ -50,4 +50,5 @@ def load_prefix(path: Path) -> Prefix:
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"]) or "top level"
-        raise DataError(f"The prefix file {path} is malformed at {where}: {fault['msg']}.", KIND.needed) from error
+        what = fault["msg"].removeprefix("Value error, ")
+        raise DataError(f"The prefix file {path} is malformed at {where}: {what}.", KIND.needed) from error

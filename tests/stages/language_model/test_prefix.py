@@ -32,7 +32,7 @@ def test_a_prefix_file_may_have_a_byte_order_mark_several_lines_and_gzip(
         ("{", "prefix.json:1 is not JSON: expecting property name"),
         ("Forget all capitals.", "prefix.json:1 is not JSON: expecting value (column 1)"),
         (b'{"system": "\xff"}', "prefix.json is not UTF-8 (byte 12)"),
-        ('{"turns": []}', "is malformed at system: Field required."),
+        ('{"turns": []}', "is malformed at top level: there is neither a system sentence nor turns."),
         ('{"system": ""}', "is malformed at system: String should have at least 1 character."),
         ('{"system": "x", "examples": []}', "is malformed at examples: Extra inputs are not permitted."),
         ('{"system": "x", "turns": [{"user": "y"}]}', "is malformed at turns.0.assistant: Field required."),
