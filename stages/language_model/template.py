@@ -161,14 +161,18 @@ class ChatTemplate:
 
     def _names_used(self) -> set[str]:
         """Variables that the template reads and does not set by itself."""
-        from jinja2 import TemplateError, meta
+        from jinja2 import TemplateError, meta, nodes
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
         environment = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
         # transformers' own tag around what a model has said.
         plain = re.sub(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}", "", self._source)
         try:
-            return set(meta.find_undeclared_variables(environment.parse(plain)))
+            parsed = environment.parse(plain)
+            # One power can take for ever, and cannot be stopped as a loop can. No prompt needs one.
+            if parsed.find(nodes.Pow) is not None:
+                raise ValueError("it computes a power, which may never end")
+            return set(meta.find_undeclared_variables(parsed))
         except (TemplateError, *PROGRAM_FAULTS) as error:
             raise self._unusable(error) from error
 

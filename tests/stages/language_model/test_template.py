@@ -370,6 +370,7 @@ def test_each_prompt_is_checked_and_not_only_the_first(tokenizer: PreTrainedToke
         "{{ messages[0].__class__ }}{{ ''.__class__.__mro__ }}",
         "{% include 'other' %}",
         "{{ none + 1 }}",
+        "{{ 9 ** 9 ** 9 }}{{ messages[0].content }}",
     ],
 )
 def test_a_template_that_fails_is_one_line(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
