@@ -33,7 +33,7 @@ from stages.logit_cache.writer import CacheWriter
 
 IGNORABLE = {LOCK, PLAN, HASHES, SHARDS}
 ROWS, SHARD_ROWS = 10, 4
-PLANNED = Plan(fingerprint=make_fingerprint(), rows=ROWS, shard_rows=SHARD_ROWS)
+PLANNED = Plan(fingerprint=make_fingerprint(ROWS), rows=ROWS, shard_rows=SHARD_ROWS)
 
 
 class FaultyDisk:
