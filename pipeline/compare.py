@@ -142,7 +142,9 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {f"{name}.{key}": value for name, section in settings.items() for key, value in section.items()}
+    # Who must sign a cache changes no figure.
+    kept = {name: section for name, section in settings.items() if name != "trust"}
+    return {f"{name}.{key}": value for name, section in kept.items() for key, value in section.items()}
 
 
 def _figure(value: float | None) -> str:
