@@ -4,6 +4,7 @@ Better is a greater sum of Performance Shift's measured parts; which runs are wo
 of forgetting against retention.
 """
 
+import io
 import json
 import shlex
 from collections.abc import Sequence
@@ -80,8 +81,9 @@ class Leaderboard:
         if "shift" in frame.columns:
             frame = frame.sort("shift", descending=True, nulls_last=True)
         self.frame = frame
-        frame.write_parquet(self.folder / "leaderboard.parquet.partial")
-        (self.folder / "leaderboard.parquet.partial").replace(self.folder / "leaderboard.parquet")
+        table = io.BytesIO()
+        frame.write_parquet(table)
+        write_atomically(self.folder / "leaderboard.parquet", table.getvalue())
         if "forget" in frame.columns:
             write_atomically(self.folder / "leaderboard.md", self.markdown().encode())
             self.draw(self.folder / "leaderboard.png")
@@ -188,10 +190,10 @@ class Leaderboard:
         axis.set_ylabel("recall on the others, points  (better →)")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-        temporary = path.with_name(path.stem + ".partial.png")
-        figure.savefig(temporary, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, format="png")
         plt.close(figure)
-        temporary.replace(path)
+        write_atomically(path, picture.getvalue())
 
     def write_preset(self, path: Path) -> None:
         """The best run's settings as TOML, to be used as --config."""

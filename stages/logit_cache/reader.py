@@ -15,9 +15,10 @@ import pyarrow.parquet as pq
 
 from stages.errors import CacheError
 from stages.files import TEMPORARY_SUFFIX, sha256_file
+from stages.folder_lock import LOCK
 from stages.logit_cache.checks import check_rows, check_schema, check_size
 from stages.logit_cache.fingerprint import Fingerprint
-from stages.logit_cache.manifest import HASHES, LOCK, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 
 # Decompressed row groups kept per process; at 64 rows, 16 positions and K = 128 about 1 MB each.
