@@ -37,9 +37,11 @@ def plug(path: Path) -> None:
 
 
 KINDS: dict[str, Callable[[Path], object]] = {
-    "a link to itself elsewhere": lambda path: path.symlink_to(path.parents[1] / "elsewhere")
-    if path.parent.name != SHARDS
-    else path.symlink_to(path.parents[2] / "elsewhere"),
+    "a link to itself elsewhere": lambda path: (
+        path.symlink_to(path.parents[1] / "elsewhere")
+        if path.parent.name != SHARDS
+        else path.symlink_to(path.parents[2] / "elsewhere")
+    ),
     "a link to nothing": lambda path: path.symlink_to("nothing"),
     "a link to itself": lambda path: path.symlink_to(path),
     "a link to a device": lambda path: path.symlink_to("/dev/zero"),
@@ -49,7 +51,16 @@ KINDS: dict[str, Callable[[Path], object]] = {
     "an empty file": lambda path: path.touch(),
     "nothing": lambda path: None,
 }
-EXTRAS = ("run.sh", "shards/shard-00009.parquet", ".hidden", "shards/.hidden", "manifest.json~", "MANIFEST.JSON", "a\nb", "\udcff")
+EXTRAS = (
+    "run.sh",
+    "shards/shard-00009.parquet",
+    ".hidden",
+    "shards/.hidden",
+    "manifest.json~",
+    "MANIFEST.JSON",
+    "a\nb",
+    "\udcff",
+)
 
 
 def harm(rng: Random, files: Files) -> Case:
@@ -61,7 +72,9 @@ def harm(rng: Random, files: Files) -> Case:
             return Case(f"{kind} for {name}", files, on_disk=instead(name, KINDS[kind]), sound=False)
         case "extra":
             extra = rng.choice(EXTRAS)
-            make = rng.choice([lambda path: path.touch(), os.mkfifo, lambda path: path.mkdir(), lambda path: path.symlink_to("/")])
+            make = rng.choice(
+                [lambda path: path.touch(), os.mkfifo, lambda path: path.mkdir(), lambda path: path.symlink_to("/")]
+            )
             return Case(f"an extra {extra!r}", files, on_disk=lambda cache: make(cache / extra), sound=False)
         case "exchanged":
             return exchanged(rng, files)
@@ -106,7 +119,9 @@ def changed_like(rng: Random, files: Files, one: str, other: str) -> bytes:
     if rng.random() < 0.4:
         return files[other]
     for _ in range(5):
-        case = harm_rows.harm(rng, {name: content for name, content in files.items() if name in (MANIFEST, one)} | files)
+        case = harm_rows.harm(
+            rng, {name: content for name, content in files.items() if name in (MANIFEST, one)} | files
+        )
         if case.files[one] != files[one]:
             return case.files[one]
     return vouched(files)[other]

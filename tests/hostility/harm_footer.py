@@ -8,7 +8,6 @@ from typing import Any
 from hostility.bases import Files, shard_names, vouched
 from hostility.case import Case
 from hostility.shard_file import (
-    CHUNK_METADATA,
     COLUMNS,
     GROUP_ROWS,
     ROW_GROUPS,
@@ -21,7 +20,17 @@ from hostility.shard_file import (
 from hostility.thrift import BINARY, DOUBLE, FALSE, I32, I64, INTEGERS, LIST, STRUCT, TRUE, Field, Items, Struct
 
 INTEGER_VALUES = (0, 1, -1, 2, 3, 7, 8, 2**7, 2**15, 2**24, 2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, -(2**63))
-TEXTS = (b"", b"\0", b"\xff\xfe", b"\xed\xa0\x80", b"topk_ids", b"../../etc/passwd", b"/etc/passwd", b"element", b"x" * 5000)
+TEXTS = (
+    b"",
+    b"\0",
+    b"\xff\xfe",
+    b"\xed\xa0\x80",
+    b"topk_ids",
+    b"../../etc/passwd",
+    b"/etc/passwd",
+    b"element",
+    b"x" * 5000,
+)
 SCHEMA, VALUES, STATISTICS, SORTING, FILE_PATH, CODEC, ENCODINGS = 2, 5, 12, 4, 1, 4, 2
 
 

@@ -1,6 +1,5 @@
 """Harm to rows: a shard is written anew by pyarrow with wrong values, or with right ones in another form, and vouched for."""
 
-import json
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -8,15 +7,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from hostility.bases import Files, shard_names, table_of, vouched
 from hostility.case import Case
 
-from stages.logit_cache.manifest import MANIFEST, SHARDS
+from stages.logit_cache.manifest import SHARDS
 
 Row = dict[str, Any]
 ABSURD = (1e30, -1e30, 3e38, 1e4, 1.0001e4, -2e4, 1e-40, 0.0, -0.0, float("nan"), float("inf"), float("-inf"))
-TEXTS = ("", "query 1", "\0", "‮", "a" * 10_000, "\u0065\u0301", "é", "query 0 ")
+TEXTS = ("", "query 1", "\0", "\u202e", "a" * 10_000, "\u0065\u0301", "é", "query 0 ")
 IDS = ("0" * 32, "0" * 31, "0" * 33, "A" * 32, "g" * 32, "", "0" * 32 + "\n", "٠" * 32)
 
 
@@ -80,7 +78,14 @@ def inputs(rng: Random, row: Row) -> str:
 def positions(rng: Random, row: Row) -> str:
     found = row["student_positions"]
     row["student_positions"] = rng.choice(
-        [[each + 1 for each in found], [each - 1 for each in found], found[::-1], found + found[-1:], found[:-1], [0] * len(found)]
+        [
+            [each + 1 for each in found],
+            [each - 1 for each in found],
+            found[::-1],
+            found + found[-1:],
+            found[:-1],
+            [0] * len(found),
+        ]
     )
     return "student positions"
 
@@ -132,7 +137,7 @@ def whole(rng: Random, rows: list[Row]) -> str:
             return "splits are exchanged"
 
 
-def other_types(rng: Random, table: pa.Table) -> tuple[str, pa.Table]:
+def other_types(rng: Random, table: pa.Table) -> tuple[str, pa.Table]:  # noqa: PLR0911
     """A column of another type, nullable, under another name, gone, or one more."""
     at = rng.randrange(table.num_columns)
     field, column = table.schema.field(at), table.column(at)

@@ -19,9 +19,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from conftest import ROOT
-
 from hostility.bases import Files, make_bases
 from hostility.trial import MOST_MB, MOST_SECONDS, SHARES, Outcome, clear, make_case, try_case
+
 from stages.files import write_atomically
 
 SEED = 0
@@ -107,13 +107,15 @@ def page(counts: dict[str, Counter[str]], worst: dict[str, tuple[float, float]],
     lines = [
         "# Hostile caches",
         "",
-        f"Written by `make bench-hostile`: {tried:,} hostile changes of sound caches (seed {seed}, {minutes:.0f} minutes on one core).",
-        "Each cache is read in every way that there is (opened, checked row by row, read as rows, as tables and one by one, outlined,",
-        "sliced, merged, compared, pulled, verified), in a process of its own. The format's rules, written down a second time in plain",
-        "Python, say what may be read; a cache counts as *accepted wrongly* if any way gives rows that break a rule, or other rows than",
-        f"stand there. A traceback, a process that dies, more than {MOST_SECONDS} s and more than {MOST_MB:,} MB are counted on their own.",
-        "Changes that harm nothing (another writer's name in the footer, another encoding, other logits within the rules) are",
-        "*accepted rightly*; *refused, though sound* counts those that the reader is stricter about than the rules.",
+        f"Written by `make bench-hostile`: {tried:,} hostile changes of sound caches, seed {seed}, {minutes:.0f} minutes on one core.",
+        "",
+        "Each cache is read in every way that there is (opened, checked row by row, read as rows, as tables and one by one,",
+        "outlined, verified, pulled, and sliced, merged or compared), in a process of its own. The format's rules, written down",
+        "a second time in plain Python, say what may be read. A cache is *accepted wrongly* if any of these ways gives rows that",
+        f"break a rule, or other rows than stand there. A traceback, a process that dies, more than {MOST_SECONDS} s and more than",
+        f"{MOST_MB:,} MB are counted on their own. Changes that harm nothing (another writer's name in the footer, another",
+        "encoding, other logits within the rules) are *accepted rightly*; where the reader is stricter about those than the",
+        "rules, they are counted under *refused, though sound* as well.",
         "",
         "| changed | tried | refused | accepted rightly | accepted wrongly | traceback | died | too long | too much memory "
         "| refused, though sound | most memory, MB | longest, s |",

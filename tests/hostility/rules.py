@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from hostility.bases import Files
 
 HEX64 = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -165,7 +164,9 @@ def manifest_of(content: bytes) -> dict[str, Any]:
     need(raw["positions"] == sum(each["positions"] for each in raw["shards"]), "positions do not add up")
     need(raw["fingerprint_sha256"] == canonical_json(fingerprint), "the fingerprint's hash")
     hashes = [shard["sha256"] for shard in raw["shards"]]
-    need(raw["cache_id"] == canonical_json({"fingerprint": raw["fingerprint_sha256"], "shards": hashes}), "the cache id")
+    need(
+        raw["cache_id"] == canonical_json({"fingerprint": raw["fingerprint_sha256"], "shards": hashes}), "the cache id"
+    )
     return raw
 
 
@@ -185,9 +186,7 @@ def fields(value: Any, kind: str) -> None:
     need(set(value) <= set(FIELDS[kind]), f"{kind} has an unknown field")
 
 
-def table_of(
-    files: Files, raw: dict[str, Any], shard: dict[str, Any], only: str | None = None
-) -> dict[str, list[Any]]:
+def table_of(files: Files, raw: dict[str, Any], shard: dict[str, Any], only: str | None = None) -> dict[str, list[Any]]:
     """The columns of one shard, or only one, if they have the types and the number of rows that are promised."""
     content = files.get(f"shards/{shard['name']}")
     need(content is not None, "a shard is missing")
@@ -205,7 +204,9 @@ def table_of(
     need(all(each >= 1 for each in groups) and sum(groups) == shard["rows"], "rows of the row groups")
     need(all(len(each) == shard["rows"] for each in columns.values()), "a column of other rows")
     keys = schema.metadata or {}
-    need(keys.get(b"duet.fingerprint_sha256") == raw["fingerprint_sha256"].encode(), "another fingerprint in the footer")
+    need(
+        keys.get(b"duet.fingerprint_sha256") == raw["fingerprint_sha256"].encode(), "another fingerprint in the footer"
+    )
     need(keys.get(b"duet.first_row") == str(shard["first_row"]).encode(), "another first row in the footer")
     need(keys.get(b"duet.rows", str(shard["rows"]).encode()) == str(shard["rows"]).encode(), "other rows in the footer")
     return columns
@@ -213,20 +214,20 @@ def table_of(
 
 def check_types(schema: pa.Schema, top_k: int) -> None:
     need(tuple(schema.names) == COLUMNS, "other columns")
-    for field in schema:
-        need(not field.nullable, f"{field.name} is nullable")
-        kind = field.type
-        if field.name in ("example_id", "split", "query"):
-            need(kind == pa.string(), f"type of {field.name}")
-        elif field.name in LISTS:
-            need(pa.types.is_list(kind) and kind.value_type == pa.int32(), f"type of {field.name}")
-            need(not kind.value_field.nullable, f"elements of {field.name} are nullable")
+    for each in schema:
+        need(not each.nullable, f"{each.name} is nullable")
+        kind = each.type
+        if each.name in ("example_id", "split", "query"):
+            need(kind == pa.string(), f"type of {each.name}")
+        elif each.name in LISTS:
+            need(pa.types.is_list(kind) and kind.value_type == pa.int32(), f"type of {each.name}")
+            need(not kind.value_field.nullable, f"elements of {each.name} are nullable")
         else:
-            need(pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type), f"type of {field.name}")
+            need(pa.types.is_list(kind) and pa.types.is_fixed_size_list(kind.value_type), f"type of {each.name}")
             inner = kind.value_type
             need(inner.list_size == top_k, "another K")
-            need(inner.value_type == (pa.int32() if field.name == "topk_ids" else pa.float32()), f"type of {field.name}")
-            need(not (kind.value_field.nullable or inner.value_field.nullable), f"elements of {field.name} are nullable")
+            need(inner.value_type == (pa.int32() if each.name == "topk_ids" else pa.float32()), f"type of {each.name}")
+            need(not (kind.value_field.nullable or inner.value_field.nullable), f"elements of {each.name} are nullable")
 
 
 def check_row(row: dict[str, Any], fingerprint: dict[str, Any], where: str) -> None:
@@ -287,6 +288,10 @@ def canonical(row: tuple[Any, ...]) -> tuple[Any, ...]:
     try:
         *first, ids, values = row
         rounded = [np.array(each, dtype=np.float32).tobytes() for each in values]
-        return (*(tuple(each) if isinstance(each, list) else each for each in first), tuple(map(tuple, ids)), tuple(rounded))
+        return (
+            *(tuple(each) if isinstance(each, list) else each for each in first),
+            tuple(map(tuple, ids)),
+            tuple(rounded),
+        )
     except (TypeError, ValueError):
         raise Broken("values of another form") from None

@@ -67,7 +67,7 @@ class Reader:
         self.at += count
         return self.content[self.at - count : self.at]
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int) -> Any:  # noqa: PLR0911
         if kind in (TRUE, FALSE):
             return kind == TRUE
         if kind == BYTE:
@@ -110,7 +110,7 @@ def zigzag(number: int) -> bytes:
     return varint(number << 1 if number >= 0 else (-number << 1) - 1)
 
 
-def value_bytes(kind: int, value: Any) -> bytes:
+def value_bytes(kind: int, value: Any) -> bytes:  # noqa: PLR0911
     if kind in (TRUE, FALSE):
         return b""
     if kind == BYTE:

@@ -1,7 +1,6 @@
 """One case tried: every way of reading a cache, what each gave, and whether it might. To be run in a process of its own."""
 
 import json
-import os
 import re
 import resource
 import shutil
@@ -14,11 +13,11 @@ from random import Random
 from typing import Any
 
 import pyarrow as pa
-
 from hostility import harm_bytes, harm_files, harm_footer, harm_manifest, harm_rows
 from hostility.bases import Files
 from hostility.case import Case, lay
 from hostility.rules import COLUMNS, Verdict, canonical, judge
+
 from stages.errors import DuetError
 from stages.logit_cache.difference import difference
 from stages.logit_cache.merging import merge_caches
@@ -37,7 +36,14 @@ GENERATORS: dict[str, Callable[[Random, Files], Case]] = {
     "files": harm_files.harm,
 }
 # Of a hundred cases.
-SHARES = {"bytes of a shard": 22, "fields of a footer": 26, "pages": 12, "fields of the manifest": 20, "rows": 16, "files": 4}
+SHARES = {
+    "bytes of a shard": 22,
+    "fields of a footer": 26,
+    "pages": 12,
+    "fields of the manifest": 20,
+    "rows": 16,
+    "files": 4,
+}
 ORDER = [name for name, share in SHARES.items() for _ in range(share)]
 # The columns at which a partial reading looks.
 PARTS = {"frame": {"example_id", "split", "query"}, "outline": {"split", "student_input_ids", "response_ids"}}
@@ -92,8 +98,12 @@ def try_case(case: Case, folder: Path, report: Callable[[str, str], object]) -> 
     wrong = contradictions(accepted, verdict)
     if case.sound is False:  # what is pulled from such a folder is the named files alone
         wrong += [f"{name} took it" for name in accepted if name != "pulled"]
-    detail = "; ".join(wrong) or next((str(each)[:300] for each in readings.values() if isinstance(each, DuetError)), "")
-    return Outcome("wrong" if wrong else how, detail, megabytes, seconds, verdict.sound if case.sound is None else case.sound)
+    detail = "; ".join(wrong) or next(
+        (str(each)[:300] for each in readings.values() if isinstance(each, DuetError)), ""
+    )
+    return Outcome(
+        "wrong" if wrong else how, detail, megabytes, seconds, verdict.sound if case.sound is None else case.sound
+    )
 
 
 def memory_kb(name: str) -> int:
@@ -129,7 +139,7 @@ def read_all(cache: Path, case: Case, readings: dict[str, Any], folder: Path) ->
     further = {
         "sliced": lambda: sliced(opened, folder / "sliced"),
         "merged": lambda: merged(opened, folder / "merged"),
-        "compared": lambda: difference(opened, opened)["max_abs_shift"].to_list(),
+        "compared": lambda: shifts(opened),
     }
     for name in further if case.further is None else [list(further)[case.further % len(further)]]:
         attempt(name, further[name])
@@ -156,6 +166,11 @@ def rows_in(folder: Path) -> list[tuple[Any, ...]]:
 def pulled(cache: Path, out: Path) -> list[tuple[Any, ...]]:
     pull(str(cache), out)
     return rows_in(out)
+
+
+def shifts(opened: LogitCache) -> list[float]:
+    found: list[float] = difference(opened, opened)["max_abs_shift"].to_list()
+    return found
 
 
 def sliced(opened: LogitCache, out: Path) -> list[tuple[Any, ...]]:
@@ -212,4 +227,4 @@ def part_of(verdict: Verdict, name: str) -> Any:
 def clear(folder: Path) -> None:
     """Remove what a case has left, whatever it is."""
     for path in folder.iterdir():
-        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else os.unlink(path)
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() and not path.is_symlink() else path.unlink()
