@@ -52,6 +52,7 @@ def load_heavy() -> None:
         "mutants",
         derandomize=True,
         database=None,
+        max_examples=30,
         deadline=None,
         phases=(Phase.explicit, Phase.generate),
         suppress_health_check=list(HealthCheck),

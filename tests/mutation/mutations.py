@@ -77,7 +77,7 @@ def _left_alone(node: ast.AST, field: str) -> bool:
     if isinstance(node, ast.Call):
         return field in ("args", "keywords") and _name(node.func).endswith(MESSAGES)
     if isinstance(node, ast.keyword):
-        return node.arg == "strict"
+        return node.arg in ("strict", "description")
     if isinstance(node, ast.Subscript):
         return _name(node.value) == "Literal"
     if isinstance(node, ast.If):

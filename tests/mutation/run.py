@@ -4,6 +4,8 @@ Ends with code 1 if more than MOST_SURVIVE of the mutants survive, or if one doe
 """
 
 import argparse
+import hashlib
+import json
 import random
 import tempfile
 import time
@@ -55,6 +57,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sample", type=int, help="So many mutants of each module, chosen by the seed; default: all.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument(
+        "--kills", type=Path, help="Kills of earlier runs on the same source: taken over, and added to."
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/mutants.md")
     return parser.parse_args()
 
@@ -65,14 +70,19 @@ def read(name: str) -> dict[str, Any]:
 
 def attempt(place: Workplace, module: str, tests: Sequence[str], options: argparse.Namespace) -> Outcome:
     """Try the module's mutants, or a sample of them."""
-    every = mutants(module, (ROOT / module).read_text(encoding="utf-8"))
+    source = (ROOT / module).read_text(encoding="utf-8")
+    every = mutants(module, source)
     if options.sample is not None and options.sample < len(every):
         every = random.Random(f"{options.seed} {module}").sample(every, options.sample)
     begun = time.monotonic()
     timeout_s = max(PATIENCE * place.seconds(tests), LEAST_TIMEOUT_S)
-    outcome = Outcome(module)
-    for mutant, survived in place.survivors(((each, tests, timeout_s) for each in every), workers=options.workers):
-        outcome.tried += 1
+    outcome = Outcome(module, tried=len(every))
+    known = kills(options.kills, source)
+    left = [(each, tests, timeout_s) for each in every if f"{each.line} {each.change}" not in known]
+    for mutant, survived in place.survivors(left, workers=options.workers):
+        if not survived and options.kills:
+            with options.kills.open("a", encoding="utf-8") as file:
+                file.write(json.dumps([sha256(source), f"{mutant.line} {mutant.change}"]) + "\n")
         if survived:
             outcome.missed.append(mutant)
             print(f"  survives: {module}:{mutant.line}: {mutant.text}\n    {mutant.change}", flush=True)
@@ -80,6 +90,16 @@ def attempt(place: Workplace, module: str, tests: Sequence[str], options: argpar
     killed = outcome.tried - len(outcome.missed)
     print(f"{module}: {killed} of {outcome.tried} killed, {time.monotonic() - begun:.0f} s", flush=True)
     return outcome
+
+
+def kills(path: Path | None, source: str) -> set[str]:
+    """What an earlier run killed in this very source. Tests that were added since kill no fewer."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+    return {change for hashed, change in map(json.loads, lines) if hashed == sha256(source)}
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def key(mutant: Mutant) -> tuple[str, str, str]:
