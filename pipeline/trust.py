@@ -52,6 +52,15 @@ def refuse_untrusted(settings: Settings, cache: LogitCache) -> None:
         say(f"Warning: {error.found}  (trust.require is off)")
 
 
+def signer_of(cache: Path, manifest: "Manifest", paths: tuple[Path, ...]) -> str | None:
+    """The fingerprint of the trusted key that signed this manifest; None if no key is named. Raises CacheError if none did."""
+    from stages.logit_cache.signature import read_signatures, trusted_signer
+
+    if not paths:
+        return None
+    return trusted_signer(cache, manifest, read_signatures(cache), trusted(paths)).fingerprint
+
+
 def signed_by(cache: Path, manifest: "Manifest") -> list[tuple[str, bool]]:
     """By fingerprint of each key in the signature file: whether its signature fits this manifest."""
     from stages.logit_cache.signature import read_signatures

@@ -174,7 +174,7 @@ def public_half(key: Ed25519PrivateKey) -> PublicKey:
 
 def _kind_of(key: object) -> str:
     name = type(key).__name__
-    kinds = {"RSA": "an RSA key", "EllipticCurve": "an ECDSA key", "DSA": "a DSA key", "Ed448": "an Ed448 key"}
+    kinds = {"RSA": "an RSA key", "EC": "an ECDSA key", "DSA": "a DSA key", "Ed448": "an Ed448 key"}
     return next(
         (words for start, words in kinds.items() if name.lstrip("_").startswith(start)), "a key of another kind"
     )
