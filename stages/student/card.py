@@ -18,7 +18,8 @@ def unlearned_card(*, base: str, cache_id: str, settings: RunSettings, duet_vers
         settings,
         tags="unlearning, duet",
         title=f"{escaped(Path(base).name)}, unlearned with DUET",
-        about=f"""The effect of an unlearning prefix was distilled into the weights of {code(base)} (DUET, ICLR 2026, arXiv 2601.21283):
+        about=f"""The effect of an unlearning prefix was distilled into the weights of {code(base)}
+(DUET, ICLR 2026, arXiv 2601.21283):
 on the cached queries, this model's raw logits follow those of the prefixed model. It needs no prefix.
 
 - Method: {settings.method_in_words}
