@@ -22,7 +22,7 @@ from stages.logit_cache.verification import Fault, faults
 @click.command()
 @click.argument("cache", type=folder)
 @click.option("--rescore", type=click.IntRange(min=1), metavar="N", help="Ask the teacher N of the rows again.")
-@click.option("--model", help="The teacher's folder; default: as the manifest names it.")
+@click.option("--model", help="The teacher's folder; default: the folder that the manifest names.")
 @click.option(
     "--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", help="Engine of --rescore."
 )
@@ -63,8 +63,9 @@ def verify(
         "faults": [asdict(f) for f in found],
     }
     if rescore and not found:
+        teacher = model or local_teacher(manifest)
         quieten_libraries()
-        report["rescored"] = in_own_process(rescored, cache, rescore, model or manifest.provenance.model, engine)
+        report["rescored"] = in_own_process(rescored, cache, rescore, teacher, engine)
         if report["rescored"]["max_abs_difference"] > tolerance:
             found.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
     if as_json:
@@ -80,6 +81,17 @@ def verify(
             "It is not what was captured.",
             "Fetch it again from where it came, or capture it anew into another folder.",
         )
+
+
+def local_teacher(manifest: Manifest) -> str:
+    """The teacher as the manifest names it. Raises ModelError unless that is a folder here: its sender chose the name."""
+    if not Path(manifest.provenance.model).is_dir():
+        raise ModelError(
+            f"The teacher {manifest.provenance.model} is not here.",
+            "What a manifest names is not fetched by itself: whoever sent the cache chose it.",
+            "Name the teacher's folder or hub name with --model.",
+        )
+    return manifest.provenance.model
 
 
 def print_report(cache: Path, manifest: Manifest, found: list[Fault], again: dict[str, Any] | None) -> None:
