@@ -1,5 +1,6 @@
 """The folder of a training run: claimed, locked, finished or another's; a run killed half-way passes for none of these."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from stages.student.settings import NOT_DETERMINING
 
 PLAN = "plan.json"
 FINISHED = "run.json"
+# As stages/student/checkpoints.py has it, which loads torch.
+CHECKPOINTS = "checkpoints"
 # Laid into the run by the process that was told to stop, for those that train.
 STOP = "stop"
 LOCK = ".lock"
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class RunFolder:
     @property
     def model(self) -> Path:
         """Where the trained model appears, whole."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def stop_file(self) -> Path:
@@ -101,7 +105,7 @@ class RunFolder:
     def hold_alone(self) -> FileLock:
         """Keep every other process from training here, as long as this one lives. Raises TrainingError."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
+        lock = FileLock(self._lock_file())
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -111,6 +115,46 @@ class RunFolder:
                 "Wait for the other or end it, or name another folder with --out (make: RUN=…).",
             ) from None
         return lock
+
+    def clear(self) -> None:
+        """Remove what an attempt that was killed has left beside the run: temporary folders and files, and a request to stop.
+
+        To be called by whoever holds the folder alone.
+        """
+        for path in (*self.path.glob("*" + TEMPORARY_SUFFIX), *self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """The same in a finished run, checkpoints included, unless another process is at work in it."""
+        left = [self.path / CHECKPOINTS, self.stop_file, *self.path.glob("*" + TEMPORARY_SUFFIX)]
+        left += self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")
+        if not any(path.exists() or path.is_symlink() for path in left):
+            return
+        lock = FileLock(self._lock_file())
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return
+        try:
+            self.stop_file.unlink(missing_ok=True)
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            self.clear()
+        finally:
+            lock.release()
+
+    def _lock_file(self) -> Path:
+        """Where the lock lies. Raises TrainingError for a link: the file that it names would be emptied."""
+        path = self.path / LOCK
+        if path.is_symlink():
+            raise TrainingError(
+                f"{path} is a link.",
+                "A lock is a file of the run's own, so nothing was trained.",
+                "Remove the link, or name another folder with --out (make: RUN=…).",
+            )
+        return path
 
     def begin(self) -> None:
         """Claim the folder for this run. What an unfinished attempt at the same run left is written anew."""
