@@ -6,6 +6,7 @@ Exceptions and exit codes in, messages out.
 import errno
 import os
 import re
+import select
 import sys
 from collections.abc import Sequence
 from shlex import quote
@@ -81,11 +82,12 @@ def nobody_reads(error: BaseException) -> bool:
     """Whether the error is that stdout is a pipe whose reader has gone, as `| head` does: nothing is wrong, and nothing said."""
     if not isinstance(error, BrokenPipeError):
         return False
+    pipe = select.poll()
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
-    return False
+        pipe.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it has no descriptor, so it is no pipe
+        return False
+    return any(happened & select.POLLERR for _, happened in pipe.poll(0))
 
 
 def tell(message: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from workspace import Workspace, make_workspace
 
+from stages.errors import TrainingError
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
 from stages.student.distillation import Distillation
@@ -152,3 +153,25 @@ def test_the_validation_loss_is_that_of_the_weights_after_the_epoch_on_rows_that
     ]
     assert lines[-1]["loss_validation"] == pytest.approx(np.mean(found), rel=1e-4)
     assert [line["loss_validation"] for line in lines[:-1]] == [None] * (len(lines) - 1)
+
+
+def test_a_loss_that_no_model_has_stops_the_training_with_step_and_rows(
+    captured: Workspace, rows: list[Row], tmp_path: Path
+) -> None:
+    settings = StudentSettings(**PLAIN | {"learning_rate": 1.0, "epochs": 40})
+    trainer = StudentTrainer(captured.model, Distillation(LogitCache(captured.cache), settings), settings)
+
+    with pytest.raises(TrainingError, match=r"loss at step \d+ is .* on a batch of 4 rows: [0-9a-f]{32}"):
+        trainer.train(tmp_path)
+
+
+def test_a_validation_loss_that_is_no_number_stops_the_training(
+    captured: Workspace, tmp_path: Path, rows: list[Row]
+) -> None:
+    settings = StudentSettings(**PLAIN | {"validation_share": 0.3, "batch_rows": 5})
+    trainer = StudentTrainer(captured.model, Distillation(LogitCache(captured.cache), settings), settings)
+    with torch.no_grad():
+        trainer.module.model.norm.weight.fill_(torch.nan)
+
+    with pytest.raises(TrainingError, match="validation loss after step 0 is nan, over 2 held-out rows"):
+        trainer._validate(0)
