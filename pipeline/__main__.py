@@ -1,5 +1,6 @@
 """`python -m pipeline` is `duet`: the first thing that runs, so that a signal during the imports is one message, too."""
 
+import os
 import signal
 import sys
 
@@ -21,7 +22,7 @@ def main() -> None:
         code = code_of(error)
         if code is None:
             raise
-        print("Stopped before the command began: nothing was written.", file=sys.stderr)
+        os.write(2, b"Error: Stopped before the command began: nothing was written.\n")
         end_quietly(code)
         sys.exit(code)
     duet()

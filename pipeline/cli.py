@@ -4,7 +4,6 @@ Importing it loads neither torch nor an engine; each command does when it runs.
 """
 
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from pipeline.ask import ask
 from pipeline.audit import audit
 from pipeline.cache import cache
 from pipeline.compare import compare
+from pipeline.console import open_terminal, write_traceback
 from pipeline.default_model import default_model
 from pipeline.distill import distill
 from pipeline.ending import REFUSALS, flush_stdout, nobody_reads, refusal_in, refused, stopped, tell
@@ -28,6 +28,7 @@ from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
 from stages.errors import DuetError, OutputUnwritable, Stopped
 from stages.interruption import code_of, end_quietly, is_one_of_many, listen, open_standard_streams, received
+from stages.visible import visible
 
 # Where a context keeps the arguments that it was made from.
 GIVEN = "pipeline.given"
@@ -42,6 +43,7 @@ class DuetGroup(click.Group):
         if is_process:
             open_standard_streams()
             listen()
+        open_terminal()
         try:
             return super().main(given, *more, **named)
         except OSError as error:  # while click itself printed something, such as the help
@@ -68,7 +70,11 @@ class DuetGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except (click.exceptions.Exit, click.ClickException, SystemExit):
+        except (click.exceptions.Exit, SystemExit):
+            raise
+        except click.ClickException as error:
+            # A name on the command line may be that of a file from elsewhere.
+            error.message = visible(error.message)  # type: ignore[misc]
             raise
         # Wide on purpose: a signal may reach us as an exception of the library that it interrupted. All else goes on.
         except BaseException as error:
@@ -76,7 +82,7 @@ class DuetGroup(click.Group):
             if shown is None:
                 raise
             if ctx.params.get("debug"):
-                traceback.print_exc()
+                write_traceback()
             message, code = shown
             tell(message)
             ctx.exit(code)

@@ -14,6 +14,7 @@ from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
+from pipeline.trust import refuse_untrusted
 from stages.language_model.folder import context_length, hash_weights, resolve_model
 from stages.logit_cache.fingerprint import sha256_json
 from stages.logit_cache.reader import LogitCache
@@ -40,6 +41,7 @@ def distill(config: str, overrides: tuple[str, ...], cache: Path, run: Path) -> 
     settings = load_settings(config, overrides)
     quieten_libraries()
     opened = LogitCache(cache)
+    refuse_untrusted(settings, opened)
     opened.check_every_row()
     base = resolve_model(settings.model.path)
     for note in notes_on(settings, opened, base):

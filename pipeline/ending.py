@@ -11,8 +11,7 @@ import sys
 from collections.abc import Sequence
 from shlex import quote
 
-import click
-
+from pipeline.console import write_error
 from stages.errors import OutputUnwritable
 from stages.interruption import INTERRUPTED, silence
 
@@ -95,7 +94,7 @@ def tell(message: str) -> None:
     if not message:
         return
     try:
-        click.echo(message, err=True)
+        write_error(message)
     except OSError:
         silence(2)
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stages.errors import ModelError, OutputExists, TrainingError
 from stages.files import TEMPORARY_SUFFIX, read_json, write_json
+from stages.folder_lock import LOCK, FolderLock, hold_alone
 from stages.language_model.folder import hash_weights
 from stages.student.launch import is_launched
 from stages.student.settings import NOT_DETERMINING
@@ -20,7 +19,6 @@ FINISHED = "run.json"
 CHECKPOINTS = "checkpoints"
 # Laid into the run by the process that was told to stop, for those that train.
 STOP = "stop"
-LOCK = ".lock"
 MODEL = "model"
 
 
@@ -102,19 +100,16 @@ class RunFolder:
             lines += named or [f"settings under [{self.section}]"]
         return lines
 
-    def hold_alone(self) -> FileLock:
+    def hold_alone(self) -> FolderLock:
         """Keep every other process from training here, as long as this one lives. Raises TrainingError."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self._lock_file())
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise TrainingError(
-                f"{self.path} is being trained by another process.",
-                "Two would overwrite each other's checkpoints, so this one stopped.",
-                "Wait for the other or end it, or name another folder with --out (make: RUN=…).",
-            ) from None
-        return lock
+        return hold_alone(self.path, self._busy())
+
+    def _busy(self) -> TrainingError:
+        return TrainingError(
+            f"{self.path} is being trained by another process.",
+            "Two would overwrite each other's checkpoints, so this one stopped.",
+            "Wait for the other or end it, or name another folder with --out (make: RUN=…).",
+        )
 
     def clear(self) -> None:
         """Remove what an attempt that was killed has left beside the run: temporary folders and files, and a request to stop.
@@ -133,10 +128,12 @@ class RunFolder:
         left += self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")
         if not any(path.exists() or path.is_symlink() for path in left):
             return
-        lock = FileLock(self._lock_file())
+        busy = self._busy()
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
+            lock = hold_alone(self.path, busy)
+        except TrainingError as error:
+            if error is not busy:
+                raise
             return
         try:
             self.stop_file.unlink(missing_ok=True)
@@ -144,17 +141,6 @@ class RunFolder:
             self.clear()
         finally:
             lock.release()
-
-    def _lock_file(self) -> Path:
-        """Where the lock lies. Raises TrainingError for a link: the file that it names would be emptied."""
-        path = self.path / LOCK
-        if path.is_symlink():
-            raise TrainingError(
-                f"{path} is a link.",
-                "A lock is a file of the run's own, so nothing was trained.",
-                "Remove the link, or name another folder with --out (make: RUN=…).",
-            )
-        return path
 
     def begin(self) -> None:
         """Claim the folder for this run. What an unfinished attempt at the same run left is written anew."""

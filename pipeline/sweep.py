@@ -20,6 +20,7 @@ from pipeline.console import quieten_libraries, say
 from pipeline.leaderboard import Leaderboard
 from pipeline.options import settings_options
 from pipeline.settings import Range, Settings, SweepSettings, load_settings
+from pipeline.trust import refuse_untrusted
 from stages.errors import DuetError, OutputExists, SettingsError
 from stages.files import read_json, refuse_unwritable, write_json
 from stages.interruption import received, started
@@ -73,6 +74,7 @@ def sweep(
     if not held_out:
         settings.on_validation()
     frozen = LogitCache(cache)
+    refuse_untrusted(settings, frozen)
     refuse_bad_axes(settings.sweep, frozen)
     quieten_libraries()
     # Each run says so, too; a cache that does not belong to the student fails all of them.
@@ -112,7 +114,7 @@ class Sweep:
         More values on an axis of a grid are the same sweep; another cache, other fixed settings, and another space to
         search are not: what a sampler learned in one space says nothing about the next.
         """
-        fixed = self.settings.model_dump(mode="json", exclude={"sweep"})
+        fixed = self.settings.model_dump(mode="json", exclude={"sweep", "trust"})
         search = self.settings.sweep.model_dump(mode="json", exclude={"trials"})
         grid_only = self.settings.sweep.sampler == "grid"
         plan = {
@@ -155,7 +157,9 @@ class Sweep:
             options += ["--set", value]
         environment = dict(os.environ) if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
         log = run.with_name(key + ".log")
-        self._command(["distill", *options, "--cache", str(cache), "--out", str(run)], log, environment)
+        # A slice carries no signature; what it was cut from was held to [trust] when the sweep began.
+        signed = ["--set", "trust.require=false"] if cache != self.cache else []
+        self._command(["distill", *options, *signed, "--cache", str(cache), "--out", str(run)], log, environment)
         scores = run / "evaluation.json"
         asked = [] if self.held_out else ["--validation"]
         # Base and teacher answer once per sweep.

@@ -20,8 +20,8 @@ from stages.logit_cache.rows import Split
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 SETTINGS = "settings.json"
+SIGNATURE = "manifest.sig"  # who vouches for the manifest; may come later
 # Of a capture under way, and perhaps left by one that was killed just before its end.
-LOCK = ".lock"
 PLAN = "capture.json"
 HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them
 # 10 000 shards come to about 4 MB; anything far beyond is no manifest.

@@ -15,6 +15,7 @@ from stages.errors import TrainingError
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
 from stages.student.distillation import Distillation
+from stages.student.metrics import StepMetrics
 from stages.student.settings import StudentSettings
 from stages.student.training import StudentTrainer
 
@@ -155,14 +156,31 @@ def test_the_validation_loss_is_that_of_the_weights_after_the_epoch_on_rows_that
     assert [line["loss_validation"] for line in lines[:-1]] == [None] * (len(lines) - 1)
 
 
+@pytest.mark.parametrize(
+    ("loss", "first", "stops"),
+    [
+        # K = 5 at delta 1: ten logits off everywhere is a loss of 47.5, a thousand 4997.5.
+        (501.0, 5.0, True),
+        (499.0, 5.0, False),
+        (47.0, 0.1, False),
+        (48.0, 0.1, True),
+        (4990.0, 4000.0, False),
+        (5000.0, 4000.0, True),
+    ],
+)
 def test_a_loss_that_no_model_has_stops_the_training_with_step_and_rows(
-    captured: Workspace, rows: list[Row], tmp_path: Path
+    captured: Workspace, rows: list[Row], loss: float, first: float, stops: bool
 ) -> None:
-    settings = StudentSettings(**PLAIN | {"learning_rate": 1.0, "epochs": 40})
+    settings = StudentSettings(**PLAIN)
     trainer = StudentTrainer(captured.model, Distillation(LogitCache(captured.cache), settings), settings)
+    step = StepMetrics(0, 0.5, loss, loss, loss, None, 1.0, 1e-3, 1.0, 1.0)
 
-    with pytest.raises(TrainingError, match=r"loss at step \d+ is .* on a batch of 4 rows: [0-9a-f]{32}"):
-        trainer.train(tmp_path)
+    if not stops:
+        trainer._refuse_absurd_loss(step, first)
+        return
+    with pytest.raises(TrainingError, match=f"loss at step 0 is {loss:.4g}, and was {first:.4g}") as refused:
+        trainer._refuse_absurd_loss(step, first)
+    assert rows[trainer.stream.rows_of(0)[0]].example_id in refused.value.found
 
 
 def test_a_validation_loss_that_is_no_number_stops_the_training(
