@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from rich.table import Table
 
-from pipeline.console import results, say
+from pipeline.console import print_table, say
 from stages.errors import DataError
 from stages.files import read_json, write_atomically
 from stages.toml_text import toml_text, toml_value
@@ -164,12 +163,7 @@ class Leaderboard:
         if "forget" not in self.frame.columns:
             return
         head, lines = self._lines()
-        table = Table(title=f"{len(lines)} runs, the best first (* on the Pareto front)")
-        for title in head:
-            table.add_column(title, justify="right")
-        for line in lines:
-            table.add_row(*line)
-        results.print(table)
+        print_table(f"{len(lines)} runs, the best first (* on the Pareto front)", head, lines, left=0)
         say(f"{self.folder}/leaderboard.parquet has every column; leaderboard.png shows forgetting against retention.")
 
     def draw(self, path: Path) -> None:

@@ -6,7 +6,7 @@ from the specification of Thrift's compact protocol; every count is bounded by t
 """
 
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from stages.errors import CacheError
 
@@ -20,6 +20,8 @@ TRUE, FALSE = 1, 2
 ROW_GROUPS, COLUMNS, GROUP_ROWS, CHUNK_FILE, CHUNK_METADATA = 4, 1, 3, 1, 3
 KIND, ENCODINGS, PATH, VALUES, UNPACKED_BYTES = 1, 2, 3, 5, 6
 BYTE_ARRAY = 6
+
+_Kind = TypeVar("_Kind")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def read_footer(file: BinaryIO, where: str) -> list[RowGroup]:
         if tail[4:] != MAGIC or not 0 < length <= min(size - 12, LARGEST_FOOTER_BYTES):
             raise ValueError("it does not end as a Parquet file does")
         file.seek(size - 8 - length)
-        return [_row_group(each) for each in _Thrift(file.read(length)).struct()[ROW_GROUPS]]
+        return [_row_group(each) for each in _all_of(dict, _Thrift(file.read(length)).struct()[ROW_GROUPS])]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CacheError(
             f"{where} is not a Parquet file: its footer is damaged ({error or type(error).__name__}).",
@@ -58,20 +60,27 @@ def read_footer(file: BinaryIO, where: str) -> list[RowGroup]:
 
 
 def _row_group(fields: dict[int, Any]) -> RowGroup:
-    return RowGroup(_count(fields[GROUP_ROWS]), tuple(_chunk(each) for each in fields[COLUMNS]))
+    return RowGroup(_count(fields[GROUP_ROWS]), tuple(_chunk(each) for each in _all_of(dict, fields[COLUMNS])))
 
 
 def _chunk(fields: dict[int, Any]) -> Chunk:
     if CHUNK_FILE in fields:
         raise ValueError("a column is said to lie in another file")
-    metadata = fields[CHUNK_METADATA]
+    (metadata,) = _all_of(dict, [fields[CHUNK_METADATA]])
     return Chunk(
-        column=metadata[PATH][0].decode(),
+        column=_all_of(bytes, metadata[PATH])[0].decode(),
         is_text=metadata[KIND] == BYTE_ARRAY,
         encodings=frozenset(map(_count, metadata[ENCODINGS])),
         values=_count(metadata[VALUES]),
         unpacked_bytes=_count(metadata[UNPACKED_BYTES]),
     )
+
+
+def _all_of(kind: type[_Kind], values: Any) -> list[_Kind]:
+    """The list as it stands. Whoever wrote the footer chose each field's type, too."""
+    if type(values) is not list or not all(type(each) is kind for each in values):
+        raise ValueError(f"where a list of {kind.__name__} was needed stands something else")
+    return values
 
 
 def _count(value: Any) -> int:
