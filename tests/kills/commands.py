@@ -31,7 +31,7 @@ FINETUNE = "--set finetune.model={in}/tiny --set finetune.forget=[\"{in}/questio
     "--set finetune.zero_stage=0 --set finetune.checkpoint_steps=2"  # fmt: skip
 STUDENT = "--set student.epochs=3 --set student.checkpoint_steps=1"
 COMMANDS: dict[str, Command] = {
-    "cache slice": Command("cache slice {in}/made-up {out}/sliced --top-k 3 --positions 2", 150),
+    "cache slice": Command("cache slice {in}/made-up --k 3 --positions 2 --out {out}/sliced", 150),
     "cache merge": Command("cache merge {in}/made-up {in}/other --out {out}/merged", 120),
     "cache push": Command("cache push {in}/made-up {out}/remote", 120),
     "cache push --no-text": Command("cache push {in}/made-up {out}/remote --no-text", 120),
