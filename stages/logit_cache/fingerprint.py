@@ -112,9 +112,30 @@ def hash_prompts(prompts: Iterable[Sequence[int]]) -> str:
     return found.hexdigest()
 
 
-def hash_queries(queries: Sequence[str]) -> str:
-    """SHA-256 over the queries in their order."""
-    return sha256_json(list(queries))
+class QueryHash:
+    """SHA-256 over queries in their order, one at a time: of the canonical JSON of their list."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256(b"[")
+        self._before = b""
+
+    def add(self, query: str) -> None:
+        """The next query."""
+        self._sha256.update(self._before + json.dumps(query, ensure_ascii=False).encode())
+        self._before = b","
+
+    def hexdigest(self) -> str:
+        whole = self._sha256.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
+
+
+def hash_queries(queries: Iterable[str]) -> str:
+    """`QueryHash` of all of them."""
+    found = QueryHash()
+    for query in queries:
+        found.add(query)
+    return found.hexdigest()
 
 
 def cache_id(fingerprint: Fingerprint, shard_sha256s: Iterable[str]) -> str:
@@ -123,5 +144,5 @@ def cache_id(fingerprint: Fingerprint, shard_sha256s: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = str(value)[:200]
     return text[:12] + "…" if len(text) == 64 else text

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, write_cache
-
 from hostility.bases import Files, shard_names, vouched
 from hostility.rules import judge
 from hostility.thrift import Reader, struct_bytes
+
 from stages.logit_cache.manifest import MANIFEST
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import make_tiny_model, write_cache
-from workspace import make_workspace
-
 from kills.running import in_fork
+from workspace import make_workspace
 
 
 @dataclass(frozen=True)
@@ -80,4 +79,3 @@ def _made_by_hand(folder: Path) -> None:
 def arguments_of(command: Command, inputs: Path, out: Path) -> list[str]:
     text = command.arguments.replace("{in}", str(inputs)).replace("{out}", str(out))
     return text.split(" ")
-

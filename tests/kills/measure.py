@@ -17,15 +17,23 @@ from pathlib import Path
 from random import Random
 
 from conftest import ROOT
-
 from kills.commands import COMMANDS, Command, arguments_of, prepare
 from kills.outputs import Expected, tree
 from kills.running import Ended, forked, import_everything, really
+
 from stages.files import write_atomically
 
 SEED = 0
 SIGNALS = [signal.SIGKILL] * 7 + [signal.SIGTERM, signal.SIGINT, signal.SIGINT]
-WORDS = ("same result", "another result", "left behind", "left in the temporary folder", "traceback", "process left", "failed")
+WORDS = (
+    "same result",
+    "another result",
+    "left behind",
+    "left in the temporary folder",
+    "traceback",
+    "process left",
+    "failed",
+)
 
 
 @dataclass
@@ -79,7 +87,9 @@ class Bench:
         seconds = (time.monotonic() - began) / 2
         return Expected(*trees), set(tree(self.scratch)), ended.steps, seconds
 
-    def judge(self, command: Command, last: Ended, outputs: list[str], expected: Expected, usual: set[str]) -> list[str]:
+    def judge(
+        self, command: Command, last: Ended, outputs: list[str], expected: Expected, usual: set[str]
+    ) -> list[str]:
         """WORDS that hold after the same command was given again."""
         if last.code != 0:
             return ["failed"]
@@ -193,7 +203,9 @@ def main() -> None:
             counts[name], kills[name] = Counter[str](), max(round(COMMANDS[name].kills * options.share), 1)
             numbers = range(kills[name]) if options.first is None else [options.first]
             for number in numbers:
-                found, done = kill_and_repeat(bench, COMMANDS[name], Random(f"{options.seed} {name} {number}"), expected)
+                found, done = kill_and_repeat(
+                    bench, COMMANDS[name], Random(f"{options.seed} {name} {number}"), expected
+                )
                 counts[name].update(found)
                 if found != ["same result"] or options.first is not None:
                     bad += 1

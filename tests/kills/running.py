@@ -54,7 +54,12 @@ def import_everything() -> None:
 
 
 def forked(
-    arguments: Sequence[str], scratch: Path, below: tuple[Path, ...], kill_at: int, number: signal.Signals, after: float = 0
+    arguments: Sequence[str],
+    scratch: Path,
+    below: tuple[Path, ...],
+    kill_at: int,
+    number: signal.Signals,
+    after: float = 0,
 ) -> Ended:
     """Run `duet ARGUMENTS`. scratch: its TMPDIR, and where its output goes. after: seconds to SIGKILL instead, if not 0."""
     killer = Killer(below, kill_at, number)

@@ -37,12 +37,12 @@ def with_id(field: str, value: int) -> Callable[[Row], Row]:
 
 
 def with_candidates(ids: list[int], logits: list[float]) -> Callable[[Row], Row]:
-    """Replace the last position's candidates."""
+    """Replace the last position's candidates; the first of them is said."""
 
     def change(row: Row) -> Row:
-        topk_ids, topk_logits = row.topk_ids.copy(), row.topk_logits.copy()
-        topk_ids[-1], topk_logits[-1] = ids, logits
-        return replace(row, topk_ids=topk_ids, topk_logits=topk_logits)
+        response, topk_ids, topk_logits = row.response_ids.copy(), row.topk_ids.copy(), row.topk_logits.copy()
+        response[-1], topk_ids[-1], topk_logits[-1] = ids[0], ids, logits
+        return replace(row, response_ids=response, topk_ids=topk_ids, topk_logits=topk_logits)
 
     return change
 
