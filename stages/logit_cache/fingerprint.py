@@ -9,13 +9,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 # 2 added what the prompts are as token ids; caches of version 1 say less, and are read as before.
 FORMAT_VERSION = 2
 SINCE_VERSION_2 = ("student_prompts_sha256", "teacher_prompts_sha256", "stop_ids")
 # Token ids and the sizes of lists are int32 in Arrow.
 LARGEST_SIZE = 2**31 - 1
+# Templates and generation settings name one to ten.
+MOST_STOP_IDS = 10_000
 
 
 def sha256_json(value: Any) -> str:
@@ -31,7 +41,7 @@ NO_PREFIX = sha256_json(None)
 class Fingerprint(BaseModel):
     """Every field changes at least one row when it changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format_version: int = Field(
         FORMAT_VERSION, ge=1, le=FORMAT_VERSION, strict=True, description="Version of the row schema and of this list."
@@ -62,6 +72,14 @@ class Fingerprint(BaseModel):
         None, description="Token ids of every prompt that the teacher read, in row order; since version 2."
     )
     stop_ids: tuple[int, ...] | None = Field(None, description="Token ids that end an answer; since version 2.")
+
+    @field_validator("stop_ids", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        """A list is JSON's tuple."""
+        if isinstance(value, list) and len(value) > MOST_STOP_IDS:
+            raise ValueError(f"{len(value):,} of them, at most {MOST_STOP_IDS:,} are read")
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _complete(self) -> "Fingerprint":
