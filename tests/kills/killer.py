@@ -54,7 +54,7 @@ class Killer:
 
     def has_folder(self, arguments: tuple[Any, ...]) -> bool:
         """Named within an opened folder, as shutil.rmtree does."""
-        return isinstance(arguments[-1], int) and arguments[-1] >= 0 and not os.path.isabs(os.fsdecode(arguments[0]))
+        return isinstance(arguments[-1], int) and arguments[-1] >= 0 and not os.fsdecode(arguments[0]).startswith("/")
 
     def is_below(self, path: Any) -> bool:
         if isinstance(path, int):

@@ -142,10 +142,10 @@ def page(counts: dict[str, Counter[str]], kills: dict[str, int], seed: int, minu
         f"Written by `make bench-kills`: {sum(kills.values()):,} runs on tiny models were killed one to three times each, and then "
         f"the same command was given again (seed {seed}, {minutes:.0f} minutes on one core).",
         "",
-        "Four of five kills come before a change of the disk chosen at random among all that the command makes (a file opened, an",
-        "fsync, a rename, a removal, a new folder), the others after a random time. Seven in ten are SIGKILL to all processes of the",
-        "command, the others SIGINT or SIGTERM. Afterwards the outputs are compared file by file with those of two runs that nobody",
-        "interrupted (without times and speeds), and what lies in the folder and in the system's temporary folder beside them.",
+        "Four of five kills come before a change of the disk chosen at random among all that the command makes (a file opened,",
+        "an fsync, a rename, a removal, a new folder), the others after a random time. Seven in ten are SIGKILL to all processes",
+        "of the command, the others SIGINT or SIGTERM. Afterwards the outputs are compared file by file with those of two runs",
+        "that nobody interrupted (without times and speeds), and so are the folder and the system's temporary folder.",
         "The runs are forks of one process that has imported everything; "
         f"{real['tried']} more were processes started anew and killed by time: {real['same result']} gave the same result.",
         "",

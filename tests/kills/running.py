@@ -134,7 +134,7 @@ def _become(log: Path, scratch: Path) -> None:
     for each in (1, 2):
         os.dup2(descriptor, each)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")
+    sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     os.environ["TMPDIR"] = str(scratch)
     tempfile.tempdir = None
     for number in (signal.SIGINT, signal.SIGTERM):
