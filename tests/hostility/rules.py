@@ -235,9 +235,6 @@ def check_row(row: dict[str, Any], fingerprint: dict[str, Any], where: str) -> N
     vocabulary, top_k, count = fingerprint["vocab_size"], fingerprint["top_k"], len(row["response_ids"])
     need(None not in row.values(), f"{where}: null")
     need(re.fullmatch("[0-9a-f]{32}", row["example_id"], re.ASCII) is not None, f"{where}: example_id")
-    if row["query"]:
-        text = unicodedata.normalize("NFC", row["query"]).encode()
-        need(row["example_id"] == hashlib.sha256(text).hexdigest()[:32], f"{where}: example_id is not of its query")
     need(row["split"] in ("forget", "retain"), f"{where}: split")
     need(len(row["student_input_ids"]) >= 1, f"{where}: no input")
     need(1 <= count <= fingerprint["positions"], f"{where}: positions")
@@ -259,6 +256,9 @@ def check_row(row: dict[str, Any], fingerprint: dict[str, Any], where: str) -> N
 def check_whole(raw: dict[str, Any], columns: dict[str, list[Any]], tables: list[dict[str, list[Any]]]) -> None:
     """What holds between rows, and between rows and manifest."""
     need(len(set(columns["example_id"])) == len(columns["example_id"]), "an example twice")
+    for example, query in zip(columns["example_id"], columns["query"], strict=True):
+        own = hashlib.sha256(unicodedata.normalize("NFC", query).encode()).hexdigest()[:32]
+        need(not query or example == own, "an example_id that is not of its query")
     for split in ("forget", "retain"):
         need(columns["split"].count(split) == raw["splits"].get(split, 0), "rows of a split")
     for shard, table in zip(raw["shards"], tables, strict=True):
@@ -273,6 +273,10 @@ def check_figures(raw: dict[str, Any], columns: dict[str, list[Any]], tables: li
         need(abs(math.fsum(values) / len(values) - shard["logit_mean"]) < 1e-4, "a shard's mean")
     promised = raw["fingerprint"].get("student_prompts_sha256")
     need(not promised or promised == prompts_sha256(columns["student_input_ids"]), "other student prompts")
+    if all(columns["query"]) and not raw["provenance"].get("derived_from"):
+        for split in ("forget", "retain"):
+            queries = [query for query, own in zip(columns["query"], columns["split"], strict=True) if own == split]
+            need(raw["fingerprint"][f"{split}_sha256"] == canonical_json(queries), f"other {split} queries")
 
 
 def prompts_sha256(prompts: list[list[int]]) -> str:
