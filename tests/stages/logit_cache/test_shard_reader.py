@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_fingerprint, make_provenance, make_row, write_cache
@@ -166,9 +167,9 @@ def with_row(cache: Path, change: Callable[[Row], Row]) -> None:
     put_table(cache, rows_to_table(rows, 4))
 
 
-def test_an_example_id_that_is_no_hash_of_its_query_is_refused_before_training(cache: Path, tmp_path: Path) -> None:
+def test_an_example_id_that_is_no_hash_of_its_query_is_refused_before_training(cache: Path) -> None:
     with_row(cache, lambda row: replace(row, example_id="0" * 32))
-    with pytest.raises(CacheError, match="row 3 .*not the hash of its query"):
+    with pytest.raises(CacheError, match=r"row 3 .*not the hash of its query"):
         LogitCache(cache).check_every_row()
     assert any("not the hash of its query" in fault.message for fault in verify(cache).faults)
 
@@ -183,7 +184,8 @@ def test_row_groups_of_one_row_are_read_like_any(tmp_path: Path) -> None:
     top_k = 2**17
     fingerprint = make_fingerprint(3, top_k=top_k, positions=1, vocab_size=top_k)
     with CacheWriter(tmp_path / "cache", Plan(fingerprint=fingerprint, rows=3, shard_rows=3)) as writer:
-        written = [make_row(row, fingerprint) for row in range(3)]
+        falling = (np.arange(top_k, 0, -1, dtype=np.float32) / 16)[None]
+        written = [replace(make_row(row, fingerprint), topk_logits=falling) for row in range(3)]
         writer.write(0, written)
         writer.publish(Prefix(text="", token_ids=[]), make_provenance(3), None, None)
     assert pq.read_metadata(tmp_path / "cache" / SHARDS / "shard-00000.parquet").num_row_groups == 3
