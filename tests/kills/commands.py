@@ -45,9 +45,6 @@ COMMANDS: dict[str, Command] = {
     "audit": Command(
         f"audit {CONFIG} --set evaluation.samples=2 --without relearning --model {{in}}/run/model --out {{out}}/audit.json", 16
     ),
-    "sweep": Command(
-        f"sweep {CONFIG} --cache {{in}}/cache --out {{out}}/sweep --set sweep.axes.student.seed=[0,1]", 20
-    ),
     "default-model": Command("default-model --out {out}/model", 4),
 }  # fmt: skip
 

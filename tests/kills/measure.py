@@ -180,7 +180,7 @@ def start_really(bench: Bench, rng: Random, tries: int) -> Counter[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--share", type=float, default=1.0, help="of the 1,100 kills")
+    parser.add_argument("--share", type=float, default=1.0, help="of the kills of each command")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--only", action="append", choices=COMMANDS, help="these commands alone")
     parser.add_argument("--first", type=int, help="with --only: this kill alone")
