@@ -32,6 +32,15 @@ def write_atomically(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def append(path: Path, content: bytes) -> None:
+    """Put content at the end of a file that is there, durably; what a fault leaves of it may be only its beginning."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def open_new(path: Path) -> BinaryIO:
     """A new file of this name, for writing, in place of what an earlier attempt left there.
 

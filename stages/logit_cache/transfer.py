@@ -26,7 +26,7 @@ from stages.logit_cache.manifest import (
     publish_bytes,
     read_manifest,
 )
-from stages.logit_cache.reader import LogitCache, check_file, open_shard, read_group
+from stages.logit_cache.reader import LogitCache, check_file, check_shard
 from stages.logit_cache.remote import Remote
 from stages.logit_cache.signature import (
     LARGEST_SIGNATURE_BYTES,
@@ -194,10 +194,7 @@ def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> Non
     finally:
         temporary.unlink(missing_ok=True)
     try:
-        opened, groups = open_shard(cache, shard, manifest.fingerprint)
-        with opened:
-            for group in range(len(groups)):
-                read_group(opened, group, shard, manifest.fingerprint)
+        check_shard(cache, manifest, shard)
     except CacheError:
         path.unlink()
         raise

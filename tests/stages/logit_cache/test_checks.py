@@ -37,12 +37,12 @@ def with_id(field: str, value: int) -> Callable[[Row], Row]:
 
 
 def with_candidates(ids: list[int], logits: list[float]) -> Callable[[Row], Row]:
-    """Replace the last position's candidates."""
+    """Replace the last position's candidates; the first of them is said."""
 
     def change(row: Row) -> Row:
-        topk_ids, topk_logits = row.topk_ids.copy(), row.topk_logits.copy()
-        topk_ids[-1], topk_logits[-1] = ids, logits
-        return replace(row, topk_ids=topk_ids, topk_logits=topk_logits)
+        response, topk_ids, topk_logits = row.response_ids.copy(), row.topk_ids.copy(), row.topk_logits.copy()
+        response[-1], topk_ids[-1], topk_logits[-1] = ids[0], ids, logits
+        return replace(row, response_ids=response, topk_ids=topk_ids, topk_logits=topk_logits)
 
     return change
 
@@ -198,3 +198,63 @@ def test_an_empty_cell_in_a_column_that_forbids_them_is_refused():
     columns[row_schema(4).get_field_index("query")] = pa.array(["a", None, "c", "d", "e"])
     with pytest.raises(CacheError, match="has empty cells"):
         check_rows(pa.Table.from_arrays(columns, schema=row_schema(4)), FINGERPRINT, "here")
+
+
+@pytest.mark.parametrize("value", [1e30, 10_001.0])
+def test_a_logit_that_no_teacher_says_is_refused(value: float):
+    rows = sound_rows()
+    rows[FAULTY] = with_logit(0, 0, value)(rows[FAULTY])
+    with pytest.raises(CacheError, match=f"row {FAULTY} .*a logit lies beyond ±10,000"):
+        check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+def test_logits_at_the_bound_pass():
+    rows = sound_rows()
+    rows[FAULTY] = with_candidates([1, 2, 3, 4], [10_000, 5, 4, -10_000])(rows[FAULTY])
+    check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+@pytest.mark.parametrize(
+    ("said", "logits", "is_greedy"),
+    [
+        (1, [6, 5, 4, 3], True),
+        (2, [6, 5, 4, 3], False),  # a candidate, but not the greatest
+        (9, [6, 5, 4, 3], False),  # no candidate
+        (2, [6, 6, 4, 3], True),  # a tie for the greatest
+        (3, [6, 6, 4, 3], False),
+        (9, [6, 6, 6, 3], False),
+        (9, [6, 6, 6, 6], True),  # all tie, so that a fifth may, too
+    ],
+)
+def test_the_answer_is_a_greatest_logits(said: int, logits: list[float], is_greedy: bool):
+    rows = sound_rows()
+    rows[FAULTY] = with_id("response_ids", said)(with_candidates([1, 2, 3, 4], logits)(rows[FAULTY]))
+    table = rows_to_table(rows, 4)
+    if is_greedy:
+        check_rows(table, FINGERPRINT, "here")
+    else:
+        with pytest.raises(CacheError, match=f"row {FAULTY} .*its response is not the greatest logit's"):
+            check_rows(table, FINGERPRINT, "here")
+
+
+# Above MOST_COMPARED candidates they are sorted to find one that stands twice.
+WIDE = make_fingerprint(top_k=65, vocab_size=200)
+
+
+@pytest.mark.parametrize(
+    ("place", "copied_from", "message"),
+    [(64, 0, "a candidate stands twice"), (1, 0, "a candidate stands twice"), (64, 63, "a candidate stands twice")],
+)
+def test_a_candidate_that_stands_twice_among_many_is_refused(place: int, copied_from: int, message: str):
+    rows = [make_row(index, WIDE) for index in range(5)]
+    check_rows(rows_to_table(rows, 65), WIDE, "here")
+    rows[FAULTY].topk_ids[1, place] = rows[FAULTY].topk_ids[1, copied_from]
+    with pytest.raises(CacheError, match=f"row {FAULTY} .*{message}"):
+        check_rows(rows_to_table(rows, 65), WIDE, "here")
+
+
+def test_many_candidates_that_are_not_sorted_are_refused():
+    rows = [make_row(index, WIDE) for index in range(5)]
+    rows[FAULTY].topk_logits[2, [63, 64]] = rows[FAULTY].topk_logits[2, [64, 63]]
+    with pytest.raises(CacheError, match=f"row {FAULTY} .*not sorted by logit"):
+        check_rows(rows_to_table(rows, 65), WIDE, "here")
