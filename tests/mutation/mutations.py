@@ -64,7 +64,9 @@ def _places(node: ast.AST, place: Place) -> Iterator[tuple[ast.expr | ast.stmt, 
         if _left_alone(node, name):
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if not isinstance(child, ast.AST) or _is_docstring(child) or isinstance(child, ast.Assert | ast.Import):
+            if not isinstance(child, ast.AST) or _is_docstring(child) or isinstance(child, ast.Assert):
+                continue
+            if isinstance(child, ast.If) and _name(child.test) == "TYPE_CHECKING":
                 continue
             if isinstance(child, ast.expr | ast.stmt):
                 yield child, (*place, (name, index))
@@ -80,8 +82,6 @@ def _left_alone(node: ast.AST, field: str) -> bool:
         return node.arg in ("strict", "description")
     if isinstance(node, ast.Subscript):
         return _name(node.value) == "Literal"
-    if isinstance(node, ast.If):
-        return _name(node.test) == "TYPE_CHECKING"
     return isinstance(node, ast.JoinedStr) and field == "format_spec"
 
 
