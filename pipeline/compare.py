@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from pipeline.console import write
 from pipeline.seeds import made_with, seed_tables
 from stages.errors import DataError
 from stages.files import read_json, refuse_unwritable, write_atomically
@@ -34,7 +35,7 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
     if as_seeds:
         refuse_other_settings(found)
     text = "\n".join((seed_tables if as_seeds else run_table)(list(found.values()))) + "\n"
-    click.echo(text)
+    write(text)
     if out:
         refuse_unwritable(out)
         write_atomically(out, text.encode())

@@ -5,14 +5,13 @@ run everything. The weights are therefore those of the quantised model, written 
 """
 
 import importlib.util
-import shutil
 from pathlib import Path
 
 import click
 
 from pipeline.console import quieten_libraries, say
 from stages.errors import ModelError
-from stages.files import TEMPORARY_SUFFIX
+from stages.files import TEMPORARY_SUFFIX, remove_tree
 from stages.language_model.folder import publish
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -59,7 +58,7 @@ def convert(gguf: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary)
     network = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,

@@ -4,6 +4,7 @@ Better is a greater sum of Performance Shift's measured parts; which runs are wo
 of forgetting against retention.
 """
 
+import io
 import json
 import shlex
 from collections.abc import Sequence
@@ -11,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from rich.table import Table
 
-from pipeline.console import results, say
+from pipeline.console import print_table, say
 from stages.errors import DataError
 from stages.files import read_json, write_atomically
 from stages.toml_text import toml_text, toml_value
@@ -80,8 +80,9 @@ class Leaderboard:
         if "shift" in frame.columns:
             frame = frame.sort("shift", descending=True, nulls_last=True)
         self.frame = frame
-        frame.write_parquet(self.folder / "leaderboard.parquet.partial")
-        (self.folder / "leaderboard.parquet.partial").replace(self.folder / "leaderboard.parquet")
+        table = io.BytesIO()
+        frame.write_parquet(table)
+        write_atomically(self.folder / "leaderboard.parquet", table.getvalue())
         if "forget" in frame.columns:
             write_atomically(self.folder / "leaderboard.md", self.markdown().encode())
             self.draw(self.folder / "leaderboard.png")
@@ -162,12 +163,7 @@ class Leaderboard:
         if "forget" not in self.frame.columns:
             return
         head, lines = self._lines()
-        table = Table(title=f"{len(lines)} runs, the best first (* on the Pareto front)")
-        for title in head:
-            table.add_column(title, justify="right")
-        for line in lines:
-            table.add_row(*line)
-        results.print(table)
+        print_table(f"{len(lines)} runs, the best first (* on the Pareto front)", head, lines, left=0)
         say(f"{self.folder}/leaderboard.parquet has every column; leaderboard.png shows forgetting against retention.")
 
     def draw(self, path: Path) -> None:
@@ -188,10 +184,10 @@ class Leaderboard:
         axis.set_ylabel("recall on the others, points  (better →)")
         axis.grid(alpha=0.3)
         axis.legend(frameon=False)
-        temporary = path.with_name(path.stem + ".partial.png")
-        figure.savefig(temporary, dpi=150)
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=150, format="png")
         plt.close(figure)
-        temporary.replace(path)
+        write_atomically(path, picture.getvalue())
 
     def write_preset(self, path: Path) -> None:
         """The best run's settings as TOML, to be used as --config."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import polars as pl
 
-from pipeline.console import progress, quieten_libraries, say
+from pipeline.console import progress, quieten_libraries, say, write
 from pipeline.isolation import in_own_process
 from pipeline.options import settings_options
 from pipeline.prompting import prompter_for
@@ -40,7 +40,7 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
         load_prefix(path)
     answers = in_own_process(answers_behind, settings, resolve_model(settings.model.path), candidates)
     text = prefix_table(answers, settings.evaluation.forget_files)
-    click.echo(text)
+    write(text)
     if out:
         write_atomically(out, text.encode())
 

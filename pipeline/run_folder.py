@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from stages.errors import ModelError, OutputExists, TrainingError
 from stages.files import TEMPORARY_SUFFIX, read_json, write_json
+from stages.folder_lock import LOCK, FolderLock, hold_alone
 from stages.language_model.folder import hash_weights
 from stages.student.launch import is_launched
 from stages.student.settings import NOT_DETERMINING
@@ -17,7 +16,6 @@ PLAN = "plan.json"
 FINISHED = "run.json"
 # Laid into the run by the process that was told to stop, for those that train.
 STOP = "stop"
-LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -98,19 +96,14 @@ class RunFolder:
             lines += named or [f"settings under [{self.section}]"]
         return lines
 
-    def hold_alone(self) -> FileLock:
+    def hold_alone(self) -> FolderLock:
         """Keep every other process from training here, as long as this one lives. Raises TrainingError."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / LOCK)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise TrainingError(
-                f"{self.path} is being trained by another process.",
-                "Two would overwrite each other's checkpoints, so this one stopped.",
-                "Wait for the other or end it, or name another folder with --out (make: RUN=…).",
-            ) from None
-        return lock
+        busy = TrainingError(
+            f"{self.path} is being trained by another process.",
+            "Two would overwrite each other's checkpoints, so this one stopped.",
+            "Wait for the other or end it, or name another folder with --out (make: RUN=…).",
+        )
+        return hold_alone(self.path, busy)
 
     def begin(self) -> None:
         """Claim the folder for this run. What an unfinished attempt at the same run left is written anew."""

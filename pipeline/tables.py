@@ -4,9 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
-from pipeline.console import results
+from pipeline.console import print_table, write
 from stages.evaluation.report.words import METRIC_NAMES
 
 ROLES = {
@@ -129,22 +127,12 @@ def print_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> Non
     """All tables on stdout, what was not measured, and Performance Shift."""
     roles = roles_of(evaluation)
     for each in score_tables(evaluation, forget_files):
-        table = Table(title=each.title)
-        for column in each.columns.values():
-            table.add_column(column)
-        for column in ("n", *(ROLES[role] for role in roles)):
-            table.add_column(column, justify="right")
-        previous = None
-        for first, *others in each.rows(roles):
-            if previous not in (None, first):
-                table.add_section()
-            table.add_row(first if first != previous else "", *others)
-            previous = first
-        results.print(table)
+        heads = [*each.columns.values(), "n", *(ROLES[role] for role in roles)]
+        print_table(each.title, heads, list(each.rows(roles)), left=len(each.columns), grouped=True)
     for name, reason in evaluation.get("not_measured", {}).items():
-        results.print(f"Not measured: {name} ({reason})", markup=False)
+        write(f"Not measured: {name} ({reason})")
     for line in _shift_lines(evaluation["performance_shift"]):
-        results.print(line, markup=False)
+        write(line)
 
 
 def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> str:

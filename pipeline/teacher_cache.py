@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.console import progress, quieten_libraries, say
+from pipeline.console import progress, quieten_libraries, say, write
 from pipeline.options import settings_options
 from pipeline.prompting import prompter_for
 from pipeline.settings import Settings, load_settings
@@ -64,7 +64,7 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
         say(note)
     if only_plan:
         done = whole_shards(cache, prepared.plan)
-        click.echo(outline(prepared, forecast(prepared.prompts, prepared.plan, done), done))
+        write(outline(prepared, forecast(prepared.prompts, prepared.plan, done), done))
         return
     with CacheWriter(cache, prepared.plan) as writer:
         if (cache / MANIFEST).exists() and not writer.missing:

@@ -1,27 +1,114 @@
-"""Files that are whole or absent: temporary name, flush, fsync, rename. Their hashes and lines."""
+"""Files that are whole or absent: temporary name, flush, fsync, rename. Their hashes and lines.
+
+Others may have put links, pipes or folders where these files are to lie: none of them is followed or waited for.
+"""
 
 import errno
 import hashlib
 import json
 import os
+import shutil
+import stat
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import Any, BinaryIO
 
-from stages.errors import DataError, OutputUnwritable
+from stages.errors import DataError, DuetError, OutputUnwritable
 
 TEMPORARY_SUFFIX = ".partial"
+# A disk, a quota or a file-size limit that is exhausted.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Put content at path so that a reader sees all of it or the old file, also after a power cut."""
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with open(temporary, "wb") as file:
+    with open_new(temporary) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync_folder(path.parent)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """A new file of this name, for writing, in place of what an earlier attempt left there.
+
+    Raises OutputUnwritable if a folder has that name.
+    """
+    remove_file(path)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def remove_file(path: Path) -> None:
+    """Remove the file of this name, if there is one; of a link the link. Raises OutputUnwritable if it is a folder."""
+    try:
+        path.unlink(missing_ok=True)
+    except (IsADirectoryError, PermissionError) as error:  # POSIX lets a system report either for a folder
+        if not path.is_dir():
+            raise
+        raise OutputUnwritable(
+            f"{path} is a folder.", "A file was to lie there, so nothing was written.", "Move it away."
+        ) from error
+
+
+def remove_tree(path: Path) -> None:
+    """Remove what has this name: a file, a folder with all in it, or of a link the link. No failure is an error."""
+    if path.is_symlink() or not path.is_dir():
+        with suppress(OSError):
+            path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """A plain file of this name, for reading. Neither follows a link nor waits for the other end of a pipe.
+
+    Raises OSError if it cannot be opened, DataError if it is anything but a plain file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        # A link, or a socket.
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            raise _not_plain(path, DataError) from error
+        raise
+    refuse_irregular(descriptor, path, DataError)
+    return os.fdopen(descriptor, "rb")
+
+
+def refuse_irregular(descriptor: int, path: Path, kind: type[DuetError] = OutputUnwritable) -> None:
+    """Raise `kind`, and close the descriptor, unless what was opened is a plain file. path: names it in the error."""
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _not_plain(path, kind)
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, and those above it. Raises OutputUnwritable if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise
+        raise OutputUnwritable(
+            f"{folder} cannot be made ({error.strerror}).", "Nothing was run.", "Name another folder with --out."
+        ) from error
+
+
+def make_own_folder(folder: Path) -> None:
+    """`make_folder` for a folder inside an output. Raises OutputUnwritable if a link has its name: it would lead elsewhere."""
+    if folder.is_symlink():
+        raise OutputUnwritable(
+            f"{folder} is a link.", "A folder was to be made there, so nothing was written.", "Move it away."
+        )
+    make_folder(folder)
+
+
+def _not_plain(path: Path, kind: type[DuetError]) -> DuetError:
+    return kind(f"{path} is not a plain file.", "A link, a pipe, a device or a folder is not opened.", "Move it away.")
 
 
 def refuse_unwritable(path: Path) -> None:

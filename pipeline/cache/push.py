@@ -6,8 +6,8 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cache.shared import command_line, folder, json_option, print_json
-from pipeline.console import progress, say
+from pipeline.cache.shared import command_line, folder, json_option
+from pipeline.console import print_json, progress, say
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.transfer import push as push_cache
 from stages.logit_cache.transfer import strip_text

@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from pipeline.cache.shared import folder, json_option, print_json, print_table, token_names
+from pipeline.cache.shared import folder, json_option, token_names
+from pipeline.console import print_json, print_table
 from stages.errors import CacheError
 from stages.logit_cache.fingerprint import NO_PREFIX
 from stages.logit_cache.manifest import Manifest, read_manifest

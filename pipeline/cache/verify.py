@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from pipeline.cache.shared import folder, json_option, print_json, print_table
-from pipeline.console import progress, quieten_libraries, say
+from pipeline.cache.shared import folder, json_option
+from pipeline.console import print_json, print_table, progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
 from stages.errors import CacheError, ModelError
 from stages.language_model.engine import EngineName

@@ -7,14 +7,13 @@ Source: Zhang et al. 2024 (arXiv 2410.16454), who found that four bits bring bac
 """
 
 import logging
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from stages.errors import ModelError, OutputExists
-from stages.files import TEMPORARY_SUFFIX, write_json
+from stages.files import TEMPORARY_SUFFIX, remove_tree, write_json
 from stages.language_model.checkpoint import empty_network
 from stages.language_model.engine import Dtype
 from stages.language_model.folder import copy_other_files, publish
@@ -54,7 +53,7 @@ def quantised_copy(model: Path, out: Path, *, weights: Weights, dtype: Dtype) ->
     files = weight_files(model)
     rounded = _rounded_weights(model, files, weights)
     temporary = out.with_name(out.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary)
     temporary.mkdir(parents=True)
     try:
         _copy_other_files(model, temporary, dtype)
@@ -66,7 +65,7 @@ def quantised_copy(model: Path, out: Path, *, weights: Weights, dtype: Dtype) ->
         publish(temporary, out)
     finally:
         # Of a copy that failed nothing stays: it may be as large as the model.
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary)
     return out
 
 

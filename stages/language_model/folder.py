@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stages.errors import ModelError
-from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder
+from stages.files import TEMPORARY_SUFFIX, remove_tree, sha256_file, sync_folder
 from stages.language_model.checkpoint import check_model
 from stages.language_model.json_object import first_line, read_object
 from stages.language_model.loading import load_config, text_config
@@ -95,7 +95,7 @@ def publish(temporary: Path, folder: Path) -> None:
         path.chmod(mode)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)
     temporary.rename(folder)
     sync_folder(folder.parent)
 

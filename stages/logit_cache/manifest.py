@@ -21,7 +21,6 @@ MANIFEST = "manifest.json"
 SHARDS = "shards"
 SETTINGS = "settings.json"
 # Of a capture under way, and perhaps left by one that was killed just before its end.
-LOCK = ".lock"
 PLAN = "capture.json"
 HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them
 # 10 000 shards come to about 4 MB; anything far beyond is no manifest.

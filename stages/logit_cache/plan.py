@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from stages.errors import CacheError, CacheMismatch, OutputExists
 from stages.files import TEMPORARY_SUFFIX
+from stages.folder_lock import LOCK
 from stages.logit_cache.fingerprint import Fingerprint
-from stages.logit_cache.manifest import LOCK, MANIFEST, PLAN, SHARDS, read_manifest
+from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, read_manifest
 
 
 class Plan(BaseModel):

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.errors import CacheError
-from stages.files import TEMPORARY_SUFFIX, sha256_file
+from stages.files import TEMPORARY_SUFFIX, open_plain, sha256_file
+from stages.folder_lock import LOCK
 from stages.logit_cache.checks import check_rows, check_schema, check_size
 from stages.logit_cache.fingerprint import Fingerprint
-from stages.logit_cache.manifest import HASHES, LOCK, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.footer import read_footer
+from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 
 # Decompressed row groups kept per process; at 64 rows, 16 positions and K = 128 about 1 MB each.
@@ -172,14 +174,17 @@ def check_file(cache: Path, shard: Shard, *, verify_hash: bool = True) -> None:
 def open_shard(cache: Path, shard: Shard, fingerprint: Fingerprint) -> tuple[pq.ParquetFile, list[int]]:
     """The shard's Parquet file and the rows of each of its row groups. Raises CacheError unless they are as promised."""
     path = cache / SHARDS / shard.name
+    # Not by Arrow, which ends the process over some footers when it is asked about their chunks.
+    with open_plain(path) as content:
+        groups = read_footer(content, shard.name)
     try:
         # Not mapped: mapped pages count as the process's memory, which would grow with the cache.
         file = pq.ParquetFile(path)
-        schema, groups = file.schema_arrow, [file.metadata.row_group(g) for g in range(file.metadata.num_row_groups)]
+        schema = file.schema_arrow
     except READ_FAULTS as error:
         raise CacheError(f"{path} is not a Parquet file: {error}") from error
     check_schema(schema, fingerprint.top_k, shard.name)
-    rows = [group.num_rows for group in groups]
+    rows = [group.rows for group in groups]
     if sum(rows) != shard.rows or min(rows, default=0) < 1:
         raise CacheError(f"{shard.name} holds {sum(rows)} rows, the manifest says {shard.rows}.")
     for index, group in enumerate(groups):

@@ -11,16 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import fsspec
-from filelock import FileLock, Timeout
 
 from stages.errors import CacheError, DuetError, OutputExists
-from stages.files import TEMPORARY_SUFFIX, sync_folder
+from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, sync_folder
+from stages.folder_lock import LOCK
 from stages.logit_cache.manifest import (
     LARGEST_MANIFEST_BYTES,
-    LOCK,
     MANIFEST,
     SHARDS,
     Manifest,
@@ -32,7 +30,7 @@ from stages.logit_cache.manifest import (
 from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache, check_file, open_shard, read_group
 from stages.logit_cache.slicing import derived
-from stages.logit_cache.writer import CacheWriter, refuse_full_disk
+from stages.logit_cache.writer import CacheWriter, hold_cache_alone, refuse_full_disk
 
 PIECE_BYTES = 4 * 2**20
 Advance = Callable[[int], None]
@@ -139,9 +137,9 @@ def pull(url: str, cache: Path, *, advance: Advance = lambda done: None) -> Mani
     manifest = parse_manifest(content, f"{remote.url}/{MANIFEST}")
     _refuse_other_contents(cache, manifest)
     with refuse_full_disk(cache):
-        (cache / SHARDS).mkdir(parents=True, exist_ok=True)
+        make_own_folder(cache / SHARDS)
         sync_folder(cache.absolute().parent)
-        with _only_one(cache):
+        with hold_cache_alone(cache):
             for shard in manifest.shards:
                 _fetch(remote, cache, manifest, shard)
                 advance(shard.bytes)
@@ -199,7 +197,7 @@ def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> Non
         if remote.size(name) != shard.bytes:
             raise _not_as_promised(remote, name, f"is missing, or has not the {shard.bytes:,} bytes of the manifest")
         received = 0
-        with open(temporary, "wb") as file:
+        with open_new(temporary) as file:
             for piece in remote.pieces(name):
                 if (received := received + len(piece)) > shard.bytes:
                     break
@@ -245,21 +243,6 @@ def _refuse_other_contents(cache: Path, manifest: Manifest) -> None:
         raise OutputExists(
             f"{cache} already holds {fault}.", "Nothing was fetched.", "Name another folder, or move that one away."
         )
-
-
-@contextmanager
-def _only_one(cache: Path) -> Iterator[Any]:
-    lock = FileLock(cache / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CacheError(
-            f"{cache} is being written by another process.", "Two would mix their shards, so this one stopped."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _not_as_promised(remote: Remote, name: str, what: str) -> CacheError:

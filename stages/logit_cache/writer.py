@@ -6,7 +6,6 @@ that still have the bytes which were noted, and asks only for the rest: the fini
 uninterrupted run.
 """
 
-import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +14,22 @@ from types import TracebackType
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
-from stages.errors import CacheError, OutputUnwritable
-from stages.files import TEMPORARY_SUFFIX, sync_folder, write_atomically, write_json
+from stages.errors import CacheError
+from stages.files import (
+    NO_ROOM,
+    TEMPORARY_SUFFIX,
+    make_own_folder,
+    open_new,
+    remove_file,
+    sync_folder,
+    write_atomically,
+    write_json,
+)
+from stages.folder_lock import FolderLock, hold_alone
 from stages.logit_cache.fingerprint import cache_id
 from stages.logit_cache.manifest import (
     HASHES,
-    LOCK,
     MANIFEST,
     PLAN,
     SHARDS,
@@ -51,17 +58,10 @@ class CacheWriter:
         self._shards: dict[int, Shard] = {}
         refuse_other_contents(cache, plan)
         self._make_folders()
-        self._lock = FileLock(cache / LOCK)
 
     def __enter__(self) -> "CacheWriter":
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            raise CacheError(
-                f"{self.cache} is being written by another process.",
-                "Two writers would mix their shards, so this one stopped.",
-                f"Wait for the other, or write elsewhere:  make teacher-cache CONFIG=… CACHE={self.cache}-2",
-            ) from None
+        with refuse_full_disk(self.cache):
+            self._lock = hold_cache_alone(self.cache)
         try:
             # Again, now that nobody else can change it.
             refuse_other_contents(self.cache, self.plan)
@@ -95,7 +95,7 @@ class CacheWriter:
         temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
         with refuse_full_disk(self.cache):
             try:
-                with open(temporary, "wb") as file:
+                with open_new(temporary) as file:
                     write_shard(table, file)
                     file.flush()
                     os.fsync(file.fileno())
@@ -142,14 +142,7 @@ class CacheWriter:
         shards = self.cache.absolute() / SHARDS
         new = [folder for folder in (shards, *shards.parents) if not folder.exists()]
         with refuse_full_disk(self.cache):
-            try:
-                shards.mkdir(parents=True, exist_ok=True)
-            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
-                raise OutputUnwritable(
-                    f"{self.cache} cannot be made ({error.strerror}).",
-                    "Nothing was run.",
-                    "Name another folder with --out.",
-                ) from error
+            make_own_folder(shards)
             for folder in new:
                 sync_folder(folder.parent)
 
@@ -159,9 +152,9 @@ class CacheWriter:
             if not (self.cache / PLAN).exists():
                 write_json(self.cache / PLAN, self.plan.model_dump(mode="json"))
             for leftover in (self.cache / SHARDS).glob("*" + TEMPORARY_SUFFIX):
-                leftover.unlink()
+                remove_file(leftover)
             for index in self.missing:
-                shard_path(self.cache, index).unlink(missing_ok=True)
+                remove_file(shard_path(self.cache, index))
             self._note_hashes(self._shards)
 
     def _note_hashes(self, shards: dict[int, Shard]) -> None:
@@ -187,13 +180,23 @@ def whole_shards(cache: Path, plan: Plan) -> dict[int, Shard]:
     return {index: shard for index, shard in found if shard}
 
 
+def hold_cache_alone(cache: Path) -> FolderLock:
+    """Keep every other process from writing this cache. Raises CacheError if one does."""
+    busy = CacheError(
+        f"{cache} is being written by another process.",
+        "Two writers would mix their shards, so this one stopped.",
+        f"Wait for the other, or write elsewhere:  --out {cache}-2",
+    )
+    return hold_alone(cache, busy)
+
+
 @contextmanager
 def refuse_full_disk(cache: Path) -> Iterator[None]:
     """Turn "no room" into a CacheError that says what stays and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in NO_ROOM:
             raise
         raise CacheError(
             f"There is no room for {cache}: {error.strerror}.",

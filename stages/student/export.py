@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.errors import ModelError, TrainingError
-from stages.files import TEMPORARY_SUFFIX
+from stages.files import TEMPORARY_SUFFIX, remove_tree
 from stages.language_model.checkpoint import check_model, empty_network
 from stages.language_model.folder import copy_other_files, hash_tokenizer, load_tokenizer, publish
 from stages.language_model.loading import BROKEN, in_one_line
@@ -41,7 +41,7 @@ def export_model(
     model; it is then left under a temporary name. Raises TrainingError if there is no room.
     """
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary)
     try:
         _write(network, weights, tokenizer, base, temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -4,7 +4,6 @@ Wraps the network before training, and afterwards writes the adapter by itself a
 in. The base's weights are never trained, and the merged ones are made from its own files.
 """
 
-import shutil
 from pathlib import Path
 
 import peft
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.errors import TrainingError
-from stages.files import TEMPORARY_SUFFIX
+from stages.files import TEMPORARY_SUFFIX, remove_tree
 from stages.language_model.folder import publish
 from stages.language_model.loading import load_network
 from stages.student.settings import TrainingSettings
@@ -50,7 +49,7 @@ def export_adapter(
     card: README.md.
     """
     temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-    shutil.rmtree(temporary, ignore_errors=True)
+    remove_tree(temporary)
     network.peft_config["default"].base_model_name_or_path = base
     network.save_pretrained(str(temporary), state_dict=weights, save_embedding_layers=False)
     (temporary / "README.md").write_text(card, encoding="utf-8")

@@ -1,11 +1,12 @@
 """Files that programs wrote and that may have been damaged since."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from stages.errors import DataError, OutputUnwritable
-from stages.files import read_json, refuse_unwritable, write_json
+from stages.files import make_own_folder, open_plain, read_json, refuse_unwritable, remove_tree, write_json
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -47,3 +48,57 @@ def test_a_place_where_nothing_can_be_written_is_named_before_any_work(tmp_path:
             refuse_unwritable(path)
     refuse_unwritable(tmp_path / "new/folder/scores.json")
     assert not list((tmp_path / "new/folder").iterdir())
+
+
+def test_a_planted_link_is_replaced_and_what_it_names_stays_as_it_is(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("of value")
+    for name in ("a.json.partial", "a.json"):
+        (tmp_path / name).symlink_to(elsewhere)
+
+    write_json(tmp_path / "a.json", {"a": 1})
+
+    assert elsewhere.read_text() == "of value"
+    assert not (tmp_path / "a.json").is_symlink()
+    assert read_json(tmp_path / "a.json") == {"a": 1}
+
+
+def test_a_folder_in_the_place_of_a_temporary_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.json.partial").mkdir()
+
+    with pytest.raises(OutputUnwritable, match=r"a\.json\.partial is a folder"):
+        write_json(tmp_path / "a.json", {})
+
+
+def test_an_own_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "shards").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OutputUnwritable, match="is a link"):
+        make_own_folder(tmp_path / "shards")
+
+
+def test_only_plain_files_are_opened_and_none_is_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"content")
+    (tmp_path / "link").symlink_to(tmp_path / "plain")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+
+    with open_plain(tmp_path / "plain") as file:
+        assert file.read() == b"content"
+    for name in ("link", "pipe", "folder", "/dev/null"):
+        with pytest.raises(DataError, match="is not a plain file"):
+            open_plain(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        open_plain(tmp_path / "missing")
+
+
+def test_removing_a_tree_that_is_a_link_leaves_the_tree(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "tree")
+
+    remove_tree(tmp_path / "link")
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "tree/file").exists()
+    remove_tree(tmp_path / "tree")
+    assert not (tmp_path / "tree").exists()

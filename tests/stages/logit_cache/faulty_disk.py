@@ -11,7 +11,6 @@ After the last step comes one more fault: what the writer has reported as done m
 Prints the number of steps; or what went wrong at one of them, and ends with code 1.
 """
 
-import builtins
 import errno
 import io
 import os
@@ -26,7 +25,8 @@ from typing import Any
 from conftest import make_fingerprint, make_provenance, make_row, write_cache
 
 from stages.errors import CacheError
-from stages.logit_cache.manifest import HASHES, LOCK, MANIFEST, PLAN, SHARDS, Prefix
+from stages.folder_lock import LOCK
+from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SHARDS, Prefix
 from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.writer import CacheWriter
@@ -44,11 +44,12 @@ class FaultyDisk:
         self.steps = 0
         self.unsynced_files: set[Path] = set()
         self.unsynced_names: list[tuple[Path, Callable[[], object]]] = []  # folder, how to undo the change in it
-        self.real = {name: getattr(os, name) for name in ("fsync", "replace", "mkdir", "unlink", "chmod")}
-        self.real_open = builtins.open
+        self.created: dict[int, Path] = {}  # by descriptor, until it is made a file object
+        self.real = {
+            name: getattr(os, name) for name in ("open", "fdopen", "fsync", "replace", "mkdir", "unlink", "chmod")
+        }
 
     def install(self) -> None:
-        builtins.open = self.open  # type: ignore[assignment]
         for name in self.real:
             setattr(os, name, getattr(self, name))
 
@@ -70,13 +71,23 @@ class FaultyDisk:
                     os.truncate(path, path.stat().st_size // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def open(self, file: Any, mode: str = "r", *more: Any, **options: Any) -> Any:
-        path = Path(file) if isinstance(file, str | Path) else None
-        if mode != "wb" or path is None or self.below not in path.parents:
-            return self.real_open(file, mode, *more, **options)
+    def open(self, path: Any, flags: int, *more: Any, **options: Any) -> int:
+        path, creates = Path(path), bool(flags & os.O_CREAT)
+        if not creates or self.below not in path.parents:
+            descriptor: int = self.real["open"](path, flags, *more, **options)
+            return descriptor
         self.step()
-        self.unsynced_names.append((path.parent, lambda: path.exists() and self.real["unlink"](path)))
-        return SteppedFile(self, path)
+        if not path.exists():
+            self.unsynced_names.append((path.parent, lambda: path.exists() and self.real["unlink"](path)))
+        descriptor = self.real["open"](path, flags, *more, **options)
+        self.created[descriptor] = path
+        return descriptor
+
+    def fdopen(self, descriptor: int, mode: str = "r", *more: Any, **options: Any) -> Any:
+        path = self.created.pop(descriptor, None)
+        if path is None or mode != "wb":
+            return self.real["fdopen"](descriptor, mode, *more, **options)
+        return SteppedFile(self, descriptor, path)
 
     def fsync(self, descriptor: int) -> None:
         self.step()
@@ -124,10 +135,10 @@ class FaultyDisk:
 class SteppedFile(io.FileIO):
     """A file whose every write reaches the disk at once, in two steps."""
 
-    def __init__(self, disk: FaultyDisk, path: Path) -> None:
-        super().__init__(path, "w")
+    def __init__(self, disk: FaultyDisk, descriptor: int, path: Path) -> None:
+        super().__init__(descriptor, "w")
         self.disk, self.path = disk, path
-        # An emptied file is not on the disk, either.
+        # A new file is not on the disk, either.
         disk.unsynced_files.add(path)
 
     def write(self, content: Any) -> int:
