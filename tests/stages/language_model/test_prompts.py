@@ -1,5 +1,6 @@
 """Queries through a template: what teacher and student read."""
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -311,13 +312,17 @@ def test_a_query_in_any_language_is_read_by_a_tokenizer_of_bytes(tokenizer: PreT
         assert prompter.ids(query)
 
 
-@pytest.mark.parametrize(("written", "gap"), [("[/INST] {a}</s>", " "), ("[/INST]{a}</s>", ""), ("\n{a}</s>", "")])
+@pytest.mark.parametrize(
+    ("written", "gap"), [("[/INST] {a}</s>", " "), ("[/INST]{a}</s>", ""), ("[/INST]<r>{a}</s>", ""), ("\n{a}</s>", "")]
+)
 def test_the_space_before_an_answer_is_the_templates_own(
     tokenizer: PreTrainedTokenizerBase, written: str, gap: str
 ) -> None:
     opening, after = written.split("{a}")
     tokenizer.chat_template = (
-        "{% for m in messages %}{% if m.role == 'assistant' %}"
+        "{% for m in messages %}"
+        "{% if m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('no such role') }}{% endif %}"
+        "{% if m.role == 'assistant' %}"
         f"{opening.removeprefix('[/INST]')}{{{{ m.content }}}}{after}"
         "{% else %}[INST]{{ m.content }}[/INST]{% endif %}{% endfor %}"
     )
@@ -357,3 +362,78 @@ def test_a_thinking_model_still_ends_its_answer_where_its_template_does(tiny_mod
     # What is captured is the answer.
     assert Prompter(tokenizer, "chat", thinking=True).stop_ids(tmp_path, may_think=False) == (0, 2)
     assert Prompter(tokenizer, "chat").stop_ids(tmp_path) == (0, 2)
+
+
+def sha256_of(ids: list[list[int] | None]) -> str:
+    return hashlib.sha256(json.dumps(ids, separators=(",", ":")).encode()).hexdigest()
+
+
+def test_the_template_hash_is_of_these_texts(tokenizer: PreTrainedTokenizerBase) -> None:
+    # Caches name their template by it, so a release that renders other texts knows none of the caches that there are.
+    system = "<|im_start|>system\nYou are an assistant.<|im_end|>\n"
+    turn = "<|im_start|>user\nHow many days has a week?<|im_end|>\n<|im_start|>assistant\nSeven.<|im_end|>\n"
+    query = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+    chat = [query, system + query, system + turn + query, query + "Paris<|im_end|>\n"]
+    asked = "Question: What is the capital of France?\nAnswer:"
+    told = "You are an assistant.\n\n"
+    plain = [asked, told + asked, f"{told}Question: How many days has a week?\nAnswer: Seven.\n\n{asked}"]
+
+    for template, texts in (("chat", chat), ("plain", plain)):
+        ids = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        assert Prompter(tokenizer, template).template_sha256() == sha256_of(ids)  # type: ignore[arg-type]
+
+
+def test_what_a_template_cannot_show_stands_in_its_hash_as_null(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.chat_template = "{{ messages[-1]['content'] }}"
+    prompter = Prompter(tokenizer, "chat")
+
+    # A system sentence opens the user's turn; earlier turns, and the query of an answer, are not shown.
+    shown = ["What is the capital of France?", "You are an assistant.\n\nWhat is the capital of France?"]
+    ids = [tokenizer.encode(text, add_special_tokens=False) for text in shown]
+    assert prompter.template_sha256() == sha256_of([*ids, None, None])
+    assert prompter.notes == ["The chat template has no system role: a system sentence opens the first user turn."]
+
+
+def test_there_is_nothing_to_note_of_a_template_with_a_system_role(tokenizer: PreTrainedTokenizerBase) -> None:
+    chat = Prompter(tokenizer, "chat")
+
+    assert chat.notes == chat.plain.notes == []
+    assert chat.plain.template == "plain"
+    assert chat.plain.plain is chat.plain
+    assert not chat.thinks
+    assert not chat.plain.thinks
+
+
+def test_tokens_that_were_added_as_words_or_spaces_may_stand_in_a_query(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_tokens([AddedToken("Zubrovia")])
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("\n", special=True)]})
+
+    assert Prompter(tokenizer, "chat").ids("Zubrovia:\nwhere?")
+    with pytest.raises(DataError, match="control token"):
+        Prompter(tokenizer, "chat").ids("<|im_start|>")
+
+
+def test_a_tokenizer_that_has_nothing_for_a_text_cannot_tell_what_it_puts_around_one() -> None:
+    made = Tokenizer(models.BPE())
+    made.train_from_iterator(["why"], trainers.BpeTrainer(vocab_size=9, show_progress=False))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made)
+
+    with pytest.raises(ModelError, match="changes a text when it puts special tokens around it"):
+        Prompter(tokenizer, "plain").before_ids  # noqa: B018
+
+
+def test_a_turn_ends_with_the_longest_token_that_the_template_writes_there(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>!"]})
+    written = (
+        "{% for m in messages %}<|im_start|>{{ m.content }}[after]{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+
+    found = []
+    for after in ("<|im_end|>", " <|im_end|>!\n", ".", ""):
+        tokenizer.chat_template = written.replace("[after]", after)
+        found.append(Prompter(tokenizer, "chat").stop_ids(tmp_path))
+    assert found == [(0, 2), (0, tokenizer.convert_tokens_to_ids("<|im_end|>!")), (0,), (0,)]
