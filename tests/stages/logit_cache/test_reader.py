@@ -12,7 +12,7 @@ from stages.errors import CacheError
 from stages.logit_cache import reader, shard_files
 from stages.logit_cache.fingerprint import Fingerprint, cache_id
 from stages.logit_cache.manifest import MANIFEST, SHARDS
-from stages.logit_cache.reader import LogitCache, open_shard
+from stages.logit_cache.reader import LogitCache
 
 # Two positions of four candidates a row, so with 512 candidates a group shards of 150 rows hold groups of 64, 64 and 22
 # rows; the last shard is one group of 50.
@@ -113,17 +113,6 @@ def test_so_many_shards_are_open_at_once_and_no_more(tmp_path: Path, monkeypatch
     for index in (*range(20), *range(20)):
         assert_same_row(opened.row(index), make_row(index, make_fingerprint()))
         assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
-
-
-def test_the_file_of_every_row_is_opened_once(frozen: Path, monkeypatch: pytest.MonkeyPatch):
-    opened = LogitCache(frozen)
-    asked = []
-    monkeypatch.setattr(reader, "open_shard", lambda *given: asked.append(given[1].name) or open_shard(*given))
-
-    for index in (0, 199, 64, 150):
-        opened.row(index)
-
-    assert asked == ["shard-00000.parquet", "shard-00001.parquet"]
 
 
 @pytest.mark.parametrize("index", [-1, ROWS])

@@ -102,7 +102,7 @@ def test_ids_that_recur_are_written_in_a_dictionary_and_logits_never(tmp_path: P
     rows = []
     for index in range(300):
         ids = np.stack([rng.permutation(pool)[:4] for _ in range(1 + index % 3)])
-        rows.append(replace(make_row(index, fingerprint), topk_ids=ids))
+        rows.append(replace(make_row(index, fingerprint), response_ids=ids[:, 0], topk_ids=ids))
     with CacheWriter(tmp_path / "cache", Plan(fingerprint=fingerprint, rows=300, shard_rows=300)) as writer:
         writer.write(0, rows)
 
