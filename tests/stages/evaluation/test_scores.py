@@ -102,6 +102,21 @@ def test_paraphrases_are_scored_as_a_file_and_once_more_as_an_attack_on_the_file
     assert scores.filter(pl.col("metric") == "perplexity")["attack"].to_list() == [None, None]
 
 
+def test_how_fluent_answers_under_attack_are_stands_beside_the_attack_and_not_in_points() -> None:
+    scores = table(
+        answer("student", "forget", 0.5, log_probability=-1.0),
+        answer("student", "forget", 0.5, attack="options", supplies_answer=True, log_probability=-2.0),
+    )
+
+    found = scores.filter(pl.col("metric") == "perplexity").to_dicts()
+    assert [(row["model"], row["file"], row["attack"], row["supplies_answer"], row["n"]) for row in found] == [
+        ("student", "forget", None, False, 1),
+        ("student", "forget", "options", False, 1),
+    ]
+    # e¹ and e².
+    assert [row["mean"] for row in found] == pytest.approx([2.71828, 7.38906], rel=1e-5)
+
+
 def test_a_table_read_back_is_the_table_and_an_older_one_lacks_only_what_is_new() -> None:
     scores = table(answer("student", "forget", 0.0), answer("student", "forget", 0.5, attack="reverse"))
 

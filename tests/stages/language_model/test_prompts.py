@@ -253,6 +253,8 @@ def test_a_control_token_in_a_query_is_refused_and_not_read_as_one(tokenizer: Pr
             prompter.ids("Why?", Prefix(system="Forget.<|im_end|>"))
         with pytest.raises(DataError, match="a control token"):
             prompter.bare_ids("<|im_end|>")
+        with pytest.raises(DataError, match="a control token"):
+            prompter.text("Why?", answer_start="Because<|im_end|>")
 
 
 def test_a_control_token_that_the_tokenizer_finds_in_other_letters_is_refused(
@@ -437,3 +439,82 @@ def test_a_turn_ends_with_the_longest_token_that_the_template_writes_there(tiny_
         tokenizer.chat_template = written.replace("[after]", after)
         found.append(Prompter(tokenizer, "chat").stop_ids(tmp_path))
     assert found == [(0, 2), (0, tokenizer.convert_tokens_to_ids("<|im_end|>!")), (0,), (0,)]
+
+
+def letter_tokenizer(chat_template: str) -> PreTrainedTokenizerBase:
+    """One id per letter, with a mark before every text that is encoded by itself, as Llama's first tokenizers put it."""
+    letters = "▁!?.,WhySotap "
+    made = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(letters)}, merges=[]))
+    made.normalizer = normalizers.Prepend("▁")
+    return PreTrainedTokenizerFast(tokenizer_object=made, chat_template=chat_template)
+
+
+@pytest.mark.parametrize(("before", "said"), [("", "So.!"), (" ", " So.!")])
+def test_a_taught_answer_is_what_follows_the_prompt_and_not_the_answer_read_by_itself(before: str, said: str) -> None:
+    tokenizer = letter_tokenizer(
+        "{% for m in messages %}{% if m.role == 'assistant' %}" + before + "{{ m.content }}!{% else %}{{ m.content }}"
+        "{% endif %}{% endfor %}"
+    )
+    end = tokenizer.convert_tokens_to_ids("!")
+
+    assert Prompter(tokenizer, "chat").response_ids("Why?", "So.", [end]) == tokenizer.convert_tokens_to_ids(list(said))
+
+
+def test_a_taught_answer_whose_first_word_runs_into_the_prompt_is_read_by_itself() -> None:
+    tokenizer = sentence_tokenizer("<s> $A")
+    end = "{% if m.role == 'assistant' %} </s>{% endif %}"
+    tokenizer.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }}" + end + "{% endfor %}"
+
+    # "WhyBecause" is a word that nobody knows; the model has read "Why", and is to say "Because".
+    assert Prompter(tokenizer, "chat").response_ids("Why", "Because", [1]) == [11, 1]
+
+
+def test_an_answer_that_nothing_ends_is_not_taught() -> None:
+    tokenizer = letter_tokenizer("{% for m in messages %}{{ m.content }}{% endfor %}")
+
+    with pytest.raises(ModelError, match="nothing ends an answer"):
+        Prompter(tokenizer, "chat").response_ids("Why?", "So.", [tokenizer.convert_tokens_to_ids("!")])
+
+
+def test_a_taught_answer_ends_with_its_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    # The template writes a line break behind the turn, which the model is never to say.
+    ids = Prompter(tokenizer, "chat").response_ids("Why?", "So.", [2], PREFIX)
+
+    assert ids == [*tokenizer.encode("So.", add_special_tokens=False), 2]
+
+
+def test_thoughts_are_told_apart_though_their_marks_are_special_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    ids = tokenizer.encode("<think>Hm.</think> So.<|im_end|>", add_special_tokens=False)
+
+    assert Prompter(tokenizer, "chat").split(ids) == ("Hm.", "So.")
+
+
+def test_an_answer_to_plain_text_has_no_thought_whatever_it_was_said_behind(tokenizer: PreTrainedTokenizerBase) -> None:
+    plain = Prompter(tokenizer, "plain")
+    ids = tokenizer.encode(" So.<|im_end|>", add_special_tokens=False)
+
+    assert plain.split(ids, prompt_ids=plain.ids("Why?")) == ("", "So.")
+
+
+def test_a_thought_that_the_prompt_opened_is_told_apart(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.chat_template += "{% if add_generation_prompt %}<think>{% endif %}"
+    prompter = Prompter(tokenizer, "chat", thinking=True)
+    ids = tokenizer.encode("Hm.</think> So.<|im_end|>", add_special_tokens=False)
+
+    asked = prompter.ids("Why?", may_think=True)
+    assert asked[-1] == tokenizer.convert_tokens_to_ids("<think>")
+    assert prompter.split(ids, prompt_ids=asked) == ("Hm.", "So.")
+
+
+@pytest.mark.parametrize(
+    ("said", "answer"),
+    [(["<think></think> So.<|im_end|>"], "So."), ([" So <|im", "_end|>.<|im_end|>"], "So <|im_end|>.")],
+)
+def test_an_empty_thought_is_no_answer_and_letters_that_look_like_a_control_token_are(
+    tokenizer: PreTrainedTokenizerBase, said: list[str], answer: str
+) -> None:
+    ids = [token for part in said for token in tokenizer.encode(part, add_special_tokens=False)]
+
+    assert Prompter(tokenizer, "chat").split(ids) == ("", answer)

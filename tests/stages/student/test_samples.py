@@ -93,13 +93,13 @@ def test_a_share_that_holds_out_nothing_of_a_split_is_refused(forget: int, retai
 
 def test_a_seed_names_the_same_batches_in_every_release() -> None:
     # Worked out from the raw words of numpy's PCG64, sorted in plain Python: a run is resumed, and another's repeated, by
-    # its seed. One row of each split is held out, so 4 of 10 are forget rows, and 2 of each batch of 5; the ranks are
-    # ¼ and ¾ of the forget set, 1/6, 3/6 and 5/6 of the retain set.
-    stream = SampleStream(splits(5, 7), batch_rows=5, seed=3, validation_share=0.2)
+    # its seed. Two of five and three of seven rows are held out, so 3 of 7 are forget rows, and 2 of each batch of 5; the
+    # ranks are ¼ and ¾ of the forget set, 1/6, 3/6 and 5/6 of the retain set.
+    stream = SampleStream(splits(5, 7), batch_rows=5, seed=3, validation_share=0.4)
 
-    assert stream.validation_rows.tolist() == [4, 5]
+    assert stream.validation_rows.tolist() == [0, 4, 5, 6, 8]
     assert [stream.rows_of(step).tolist() for step in range(4)] == [
-        [6, 0, 8, 1, 7], [9, 3, 10, 2, 11], [9, 3, 8, 1, 11], [6, 2, 7, 0, 10],
+        [7, 1, 10, 2, 9], [11, 3, 11, 2, 10], [7, 3, 9, 1, 10], [11, 3, 7, 2, 9],
     ]  # fmt: skip
 
 
