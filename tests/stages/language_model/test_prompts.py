@@ -532,3 +532,21 @@ def test_a_tokenizer_without_offsets_is_judged_by_its_share_of_unknown_tokens(tm
     for text in ("abXYZ", "X"):
         with pytest.raises(DataError, match="no tokens for most of"):
             prompter.bare_ids(text)
+
+
+def test_a_text_to_be_gone_on_with_stands_behind_its_prefix_in_a_paragraph_of_its_own(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    whole = "Forget.\n\nQuestion: Capital of Mali?\nAnswer: I forgot.\n\nWhy"
+
+    assert Prompter(tokenizer, "chat").bare_ids("Why", PREFIX) == tokenizer.encode(whole, add_special_tokens=False)
+
+
+def test_marks_that_the_tokenizer_drops_do_not_make_a_word_unread(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(  # type: ignore[attr-defined]
+        [normalizers.NFD(), normalizers.StripAccents()]
+    )
+
+    assert Prompter(tokenizer, "plain").bare_ids("e\u0301\u0302\u0303") == tokenizer.encode(
+        "e", add_special_tokens=False
+    )
