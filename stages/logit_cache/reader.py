@@ -19,7 +19,17 @@ from stages.folder_lock import LOCK
 from stages.logit_cache.checks import check_rows, check_schema, check_size
 from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.footer import read_footer
-from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.manifest import (
+    HASHES,
+    MANIFEST,
+    PLAN,
+    SETTINGS,
+    SHARDS,
+    SIGNATURE,
+    Manifest,
+    Shard,
+    read_manifest,
+)
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 
 # Decompressed row groups kept per process; at 64 rows, 16 positions and K = 128 about 1 MB each.
@@ -148,7 +158,7 @@ class LogitCache:
 
 def extra_files(cache: Path, manifest: Manifest) -> list[Path]:
     """What lies in the folder and is neither named by the manifest nor a trace of the work that made it."""
-    own = {MANIFEST, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
+    own = {MANIFEST, SIGNATURE, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
     shards = {shard.name for shard in manifest.shards}
     # A link in the place of the folder is told of by check_file, and not followed.
     inside = (cache / SHARDS).iterdir() if (cache / SHARDS).is_dir() and not (cache / SHARDS).is_symlink() else ()
