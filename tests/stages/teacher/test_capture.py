@@ -219,17 +219,17 @@ def test_an_engine_whose_rows_depend_on_their_batch_is_refused_before_any_row(
 
 
 class ShiftedEngine(TransformersEngine):
-    """One that gives other logits for several prompts than for one, by this share of the prompt's largest logit."""
+    """One that gives other logits at one position than alone, by this share of the prompt's largest logit."""
 
-    share = 0.0
+    share, place = 0.0, 0
 
     def continue_greedily(self, prompts: list[list[int]], **options: object) -> list[Continuation]:
         said = super().continue_greedily(prompts, **options)
-        largest = [np.abs(self.whole_vocabulary(prompt)).max() for prompt in prompts]
-        return [
-            replace(one, topk_logits=(one.topk_logits + self.share * most).astype(np.float32))
-            for one, most in zip(said, largest, strict=True)
-        ]
+        for prompt, one in zip(prompts, said, strict=True):
+            if self.place < len(one.topk_logits):
+                largest = np.abs(self.whole_vocabulary([*prompt, *one.token_ids[: self.place].tolist()])).max()
+                one.topk_logits[self.place] += self.share * largest
+        return said
 
 
 @pytest.mark.parametrize(("dtype", "agreement"), [("float32", 0.002), ("float16", 0.02), ("bfloat16", 0.05)])
@@ -248,6 +248,21 @@ def test_a_batch_may_differ_from_its_rows_alone_by_what_the_dtype_rounds_and_no_
                     capture(engine, chosen, writer)
             else:
                 capture(engine, chosen, writer)
+
+
+@pytest.mark.parametrize(("place", "compared"), [(0, True), (1, True), (2, False)])
+def test_the_first_two_positions_are_compared_that_read_from_the_prompt_and_from_what_is_kept_of_it(
+    place: int, compared: bool, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine = ShiftedEngine(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+    engine.share, engine.place = 0.1, place
+
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        if compared:
+            with pytest.raises(EngineError, match=rf"by 10\.0% at position {place + 1}\."):
+                capture(engine, prompts, writer)
+        else:
+            capture(engine, prompts, writer)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
