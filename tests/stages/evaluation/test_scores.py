@@ -199,3 +199,67 @@ def test_each_target_is_missed_just_beyond_its_bound(student: dict[str, Any], mi
 
 def test_targets_are_reached_on_their_bounds() -> None:
     assert judged(forget=0.05, reverse=0.10, retain=0.95) == set()
+
+
+def bounds(*answers: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
+    """Figure, bound and verdict of every target, by its name."""
+    judgements = verdicts(table(*answers), ["forget"])
+    return {each.target: (round(each.found, 9), round(each.bound, 9), each.reached) for each in judgements}
+
+
+def test_every_target_has_the_figure_and_the_bound_worked_out_by_hand() -> None:
+    found = bounds(
+        answer("base", "forget", 0.9), answer("base", "retain", 0.6, degenerate=True),
+        answer("teacher", "forget", 0.1), answer("teacher", "retain", 0.7),
+        answer("control", "forget", 0.3), answer("control", "retain", 0.6),
+        answer("student", "forget", 0.2), answer("student", "retain", 0.66),
+        answer("student", "forget", 0.24, attack="reverse"),
+    )  # fmt: skip
+
+    assert found == {
+        # 100 − 10, and a fifth may come through.
+        "teacher misses forget: 100 − recall": (90, 80, True),
+        # One and a half times the teacher's 10, and 5.
+        "student forgets forget: recall": (20, 20, True),
+        "student is fluent on forget: degenerate": (0, 3, True),
+        "student knows no more than one that never knew on forget": (20, 35, True),
+        # The base's 60 less 10.
+        "teacher keeps retain: recall": (70, 50, True),
+        # The better of 60 and 70, less 5.
+        "student keeps retain: recall": (66, 65, True),
+        # The base's 100, and 3.
+        "student is fluent on retain: degenerate": (0, 103, True),
+        # Its own 20, and 5.
+        "student resists reverse on forget: recall": (24, 25, True),
+    }
+
+
+def test_a_teacher_that_remembers_or_loses_and_a_student_that_knows_more_than_a_control_miss_their_targets() -> None:
+    found = bounds(
+        answer("base", "forget", 0.9), answer("base", "retain", 0.7),
+        answer("teacher", "forget", 0.21), answer("teacher", "retain", 0.59),
+        answer("control", "forget", 0.1), answer("control", "retain", 0.7),
+        answer("student", "forget", 0.16), answer("student", "retain", 0.7),
+    )  # fmt: skip
+
+    assert {target for target, (_, _, reached) in found.items() if not reached} == {
+        "teacher misses forget: 100 − recall",
+        "teacher keeps retain: recall",
+        "student knows no more than one that never knew on forget",
+    }
+
+
+def test_scores_stand_in_the_order_of_the_answers_and_of_the_metrics() -> None:
+    # Neither by the alphabet nor by size.
+    scores = table(
+        answer("student", "retain", 0.1), answer("base", "retain", 0.9),
+        answer("student", "forget", 0.2), answer("student", "forget", 0.3, attack="reverse"),
+    )  # fmt: skip
+
+    assert scores.select("model", "file", "attack").unique(maintain_order=True).rows() == [
+        ("student", "retain", None), ("base", "retain", None),
+        ("student", "forget", None), ("student", "forget", "reverse"),
+    ]  # fmt: skip
+    assert scores["metric"].to_list()[:6] == [
+        "rouge_l_recall", "rouge_l_f1", "exact_match", "answer_in_full", "refusal_rate", "degenerate_rate",
+    ]  # fmt: skip
