@@ -102,6 +102,21 @@ def test_paraphrases_are_scored_as_a_file_and_once_more_as_an_attack_on_the_file
     assert scores.filter(pl.col("metric") == "perplexity")["attack"].to_list() == [None, None]
 
 
+def test_how_fluent_answers_under_attack_are_stands_beside_the_attack_and_not_in_points() -> None:
+    scores = table(
+        answer("student", "forget", 0.5, log_probability=-1.0),
+        answer("student", "forget", 0.5, attack="options", supplies_answer=True, log_probability=-2.0),
+    )
+
+    found = scores.filter(pl.col("metric") == "perplexity").to_dicts()
+    assert [(row["model"], row["file"], row["attack"], row["supplies_answer"], row["n"]) for row in found] == [
+        ("student", "forget", None, False, 1),
+        ("student", "forget", "options", False, 1),
+    ]
+    # e¹ and e².
+    assert [row["mean"] for row in found] == pytest.approx([2.71828, 7.38906], rel=1e-5)
+
+
 def test_a_table_read_back_is_the_table_and_an_older_one_lacks_only_what_is_new() -> None:
     scores = table(answer("student", "forget", 0.0), answer("student", "forget", 0.5, attack="reverse"))
 
@@ -121,6 +136,37 @@ def test_the_shift_of_a_table_is_of_recall_without_attack() -> None:
     )
 
     assert shift_of(scores)["parts"] == pytest.approx({"forget": 70, "forget_500": None, "retain": -10, "mmlu": None})
+
+
+def test_the_shift_takes_mmlu_from_choices_shows_own_files_apart_and_says_what_was_missing() -> None:
+    scores = table(answer("base", "forget", 0.8), answer("student", "forget", 0.1))
+    columns = {"model": pl.String, "file": pl.String, "origin": pl.String, "mean": pl.Float64}
+    choices = pl.DataFrame(
+        [
+            ("base", "mmlu", "file", 40.0), ("student", "mmlu", "file", 38.0),
+            ("base", "own", "file", 60.0), ("student", "own", "file", 55.0),
+            ("base", "arc", "task", 50.0), ("student", "arc", "task", 20.0),
+            ("student", "later", "file", 70.0), ("teacher", "own", "file", 1.0),
+        ],
+        schema=columns,
+        orient="row",
+    )  # fmt: skip
+
+    found = shift_of(scores, choices)
+
+    assert found["parts"] == pytest.approx({"forget": 70, "forget_500": None, "retain": None, "mmlu": -2})
+    assert found["stand_ins"] == {"own": {"stands_for": "mmlu", "part": -5.0}}
+    assert found["reasons"] == {
+        "forget_500": "no question file named forget_500",
+        "retain": "no question file named retain",
+    }
+    assert shift_of(table(answer("base", "other", 1.0)))["reasons"] == {
+        "forget": "no question file named forget",
+        "forget_500": "no question file named forget_500",
+        "retain": "no question file named retain",
+        "mmlu": "no multiple-choice task or file named mmlu was scored",
+    }
+    assert shift_of(scores)["stand_ins"] == {}
 
 
 def judged(*, forget: float = 0.0, retain: float = 1.0, reverse: float = 0.0, degenerate: bool = False) -> set[str]:
