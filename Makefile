@@ -16,7 +16,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill models-page test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill models-page mutants test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -102,6 +102,10 @@ bench-distill: model ## What streaming, full logits, a shared beginning and a la
 
 models-page: setup ## Compare every architecture of the matrix with plain forward passes, in both engines → docs/models.md
 	PYTHONPATH=.:tests $(VENV)/bin/python tests/conformance/write_page.py
+
+mutants: setup ## Small faults in the core, one at a time: which ones no test notices (half an hour) → docs/results/mutants.md
+	PYTHONPATH=.:tests:tests/mutation:tests/stages/logit_cache $(VENV)/bin/python tests/mutation/run.py $(MODULES) \
+		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS))
 
 test: setup ## All tests: the real pipeline on the real small model included
 	$(VENV)/bin/python -m pytest

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from pipeline.console import quieten_libraries, say
+from pipeline.console import ask_line, quieten_libraries, say, write
 from pipeline.prompting import prompter_of, trained_otherwise
 from pipeline.settings import ModelSettings, load_settings
 from stages.errors import DataError
@@ -76,14 +76,14 @@ def ask(
             say(f"(thinking) {thought}")
         if thought and not answered:
             say(f"The thinking took all {max_tokens} tokens; allow more with --max-tokens.")
-        click.echo(answered)
+        write(answered)
 
     for question in questions:
-        click.echo(f"> {question}")
+        write(f"> {question}")
         answer(question)
     while not questions:
         try:
-            answer(click.prompt(">", prompt_suffix=" "))
+            answer(ask_line(">"))
         except (click.Abort, EOFError):
-            click.echo()
+            write()
             return

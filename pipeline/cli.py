@@ -3,7 +3,6 @@
 Importing it loads neither torch nor an engine; each command does when it runs.
 """
 
-import traceback
 from typing import Any
 
 import click
@@ -13,6 +12,7 @@ from pipeline.ask import ask
 from pipeline.audit import audit
 from pipeline.cache import cache
 from pipeline.compare import compare
+from pipeline.console import open_terminal, write_error, write_traceback
 from pipeline.default_model import default_model
 from pipeline.distill import distill
 from pipeline.evaluate import evaluate
@@ -24,19 +24,28 @@ from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
 from stages.errors import DuetError
+from stages.visible import visible
 
 
 class DuetGroup(click.Group):
     """Shows a DuetError as one message, and ends with its exit code."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        open_terminal()
+        return super().main(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except DuetError as error:
             if ctx.params.get("debug"):
-                traceback.print_exc()
-            click.echo(f"Error: {error}", err=True)
+                write_traceback()
+            write_error(f"Error: {error}")
             ctx.exit(error.exit_code)
+        except click.ClickException as error:
+            # A name on the command line may be that of a file from elsewhere.
+            error.message = visible(error.message)  # type: ignore[misc]
+            raise
 
 
 @click.group(cls=DuetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -13,6 +13,7 @@ from pipeline.prompting import prompter_for
 from pipeline.run_folder import RunFolder
 from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
+from pipeline.trust import refuse_untrusted
 from stages.errors import CacheMismatch
 from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model, vocab_size
 from stages.language_model.prompts import Prompter
@@ -44,6 +45,7 @@ def distill(config: str, overrides: tuple[str, ...], cache: Path, run: Path) -> 
     settings = load_settings(config, overrides)
     quieten_libraries()
     opened = LogitCache(cache)
+    refuse_untrusted(settings, opened)
     opened.check_every_row()
     for warning in other_settings(settings, opened):
         say(warning)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
-from rich.table import Table
 
-from pipeline.console import results, say
+from pipeline.console import print_table, say
 from stages.errors import DataError
 from stages.files import read_json, write_atomically
+from stages.markdown_text import escaped
 from stages.toml_text import toml_text, toml_value
 
 if TYPE_CHECKING:
@@ -153,7 +153,11 @@ class Leaderboard:
     def markdown(self) -> str:
         """The finished runs as a Markdown table, base and teacher in a line below."""
         head, lines = self._lines()
-        table = [f"| {' | '.join(head)} |", "|" + "---:|" * len(head), *(f"| {' | '.join(line)} |" for line in lines)]
+        table = [
+            f"| {' | '.join(map(escaped, head))} |",
+            "|" + "---:|" * len(head),
+            *(f"| {' | '.join(map(escaped, line))} |" for line in lines),
+        ]
         others = "; ".join(
             f"{name}: forget {forget:.1f}, kept {kept:.1f}" for name, (forget, kept) in self.others.items()
         )
@@ -164,12 +168,7 @@ class Leaderboard:
         if "forget" not in self.frame.columns:
             return
         head, lines = self._lines()
-        table = Table(title=f"{len(lines)} runs, the best first (* on the Pareto front)")
-        for title in head:
-            table.add_column(title, justify="right")
-        for line in lines:
-            table.add_row(*line)
-        results.print(table)
+        print_table(f"{len(lines)} runs, the best first (* on the Pareto front)", head, lines, left=0)
         say(f"{self.folder}/leaderboard.parquet has every column; leaderboard.png shows forgetting against retention.")
 
     def draw(self, path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipeline import __version__
-from pipeline.console import say
+from pipeline.console import say, write
 from stages.errors import CacheError, DataError, OutputExists, SettingsError
 from stages.files import refuse_unwritable, write_atomically
 
@@ -86,7 +86,7 @@ def report(runs: tuple[Path, ...], out: Path | None, examples: int) -> None:
     )
     write_atomically(out, html(document, generator=GENERATOR).encode())
     write_atomically(card, markdown(document, generator=GENERATOR, page=out.name).encode())
-    click.echo(document.verdict.headline)
+    write(document.verdict.headline)
     say(f"{out} opens in any browser; {card} is the same for a model card.")
 
 

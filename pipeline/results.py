@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from pipeline.compare import load_evaluation, refuse_other_questions, refuse_other_settings
+from pipeline.console import write
 from pipeline.seeds import seed_tables
 from stages.errors import DataError, OutputExists
 from stages.files import write_atomically
@@ -45,7 +46,7 @@ def results(topics: tuple[str, ...], out: Path) -> None:
         sections[name] = "\n".join(["", *seed_tables(list(found.values())), ""])
     page = HEAD + "".join(f"{HEADING}{name}\n{section}" for name, section in sections.items())
     write_atomically(out, page.encode())
-    click.echo(f"{out} is written.")
+    write(f"{out} is written.")
 
 
 def sections_of(page: Path) -> dict[str, str]:

@@ -7,6 +7,7 @@ import click
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from pipeline.console import print_json, write
 from pipeline.settings import PATHS, Settings, load_settings
 
 
@@ -16,14 +17,14 @@ from pipeline.settings import PATHS, Settings, load_settings
 def settings_command(config: str | None, overrides: tuple[str, ...]) -> None:
     """List all settings, or show what a file resolves to."""
     if config:
-        click.echo(json.dumps(load_settings(config, overrides).model_dump(mode="json"), indent=1))
+        print_json(load_settings(config, overrides).model_dump(mode="json"))
         return
-    click.echo(PATHS)
+    write(PATHS)
     for name, section in Settings.model_fields.items():
         kind: Any = section.annotation
         assert issubclass(kind, BaseModel)
-        click.echo(f"\n[{name}]  {(kind.__doc__ or '').splitlines()[0]}")
+        write(f"\n[{name}]  {(kind.__doc__ or '').splitlines()[0]}")
         for key, field in kind.model_fields.items():
             default = field.get_default(call_default_factory=True)
             shown = "required" if default is PydanticUndefined else json.dumps(default, default=str)
-            click.echo(f"  {key} = {shown}\n      {field.description}")
+            write(f"  {key} = {shown}\n      {field.description}")

@@ -20,6 +20,7 @@ from pipeline.console import say
 from pipeline.leaderboard import Leaderboard
 from pipeline.options import settings_options
 from pipeline.settings import Range, Settings, SweepSettings, load_settings
+from pipeline.trust import refuse_untrusted
 from stages.errors import DuetError, OutputExists, SettingsError
 from stages.files import read_json, refuse_unwritable, write_json
 from stages.language_model.hardware import gpu_count
@@ -71,6 +72,7 @@ def sweep(
     if not held_out:
         settings.on_validation()
     frozen = LogitCache(cache)
+    refuse_untrusted(settings, frozen)
     refuse_bad_axes(settings.sweep, frozen)
     base = Sweep(config, overrides, settings, cache, frozen.manifest.cache_id, sweep_folder, held_out)
     base.claim()
@@ -106,7 +108,7 @@ class Sweep:
         More values on an axis of a grid are the same sweep; another cache, other fixed settings, and another space to
         search are not: what a sampler learned in one space says nothing about the next.
         """
-        fixed = self.settings.model_dump(mode="json", exclude={"sweep"})
+        fixed = self.settings.model_dump(mode="json", exclude={"sweep", "trust"})
         search = self.settings.sweep.model_dump(mode="json", exclude={"trials"})
         grid_only = self.settings.sweep.sampler == "grid"
         plan = {
@@ -149,7 +151,9 @@ class Sweep:
             options += ["--set", value]
         environment = dict(os.environ) if gpu is None else {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu)}
         log = run.with_name(key + ".log")
-        self._command(["distill", *options, "--cache", str(cache), "--out", str(run)], log, environment)
+        # A slice carries no signature; what it was cut from was held to [trust] when the sweep began.
+        signed = ["--set", "trust.require=false"] if cache != self.cache else []
+        self._command(["distill", *options, *signed, "--cache", str(cache), "--out", str(run)], log, environment)
         scores = run / "evaluation.json"
         asked = [] if self.held_out else ["--validation"]
         # Base and teacher answer once per sweep.

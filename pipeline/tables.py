@@ -4,10 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
-from pipeline.console import results
+from pipeline.console import print_table, write
 from stages.evaluation.report.words import METRIC_NAMES
+from stages.markdown_text import escaped
 
 ROLES = {
     "base": "base",
@@ -74,7 +73,7 @@ class ScoreTable:
         """Its lines, title first."""
         heads = [*self.columns.values(), "n", *(ROLES[role] for role in roles)]
         rule = "|" + "---|" * len(self.columns) + "---:|" * (1 + len(roles))
-        rows = [f"| {' | '.join(row)} |" for row in self.rows(roles)]
+        rows = [f"| {' | '.join(map(escaped, row))} |" for row in self.rows(roles)]
         return [f"{self.title.removesuffix('.')}.", "", f"| {' | '.join(heads)} |", rule, *rows, ""]
 
 
@@ -129,22 +128,12 @@ def print_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> Non
     """All tables on stdout, what was not measured, and Performance Shift."""
     roles = roles_of(evaluation)
     for each in score_tables(evaluation, forget_files):
-        table = Table(title=each.title)
-        for column in each.columns.values():
-            table.add_column(column)
-        for column in ("n", *(ROLES[role] for role in roles)):
-            table.add_column(column, justify="right")
-        previous = None
-        for first, *others in each.rows(roles):
-            if previous not in (None, first):
-                table.add_section()
-            table.add_row(first if first != previous else "", *others)
-            previous = first
-        results.print(table)
+        heads = [*each.columns.values(), "n", *(ROLES[role] for role in roles)]
+        print_table(each.title, heads, list(each.rows(roles)), left=len(each.columns), grouped=True)
     for name, reason in evaluation.get("not_measured", {}).items():
-        results.print(f"Not measured: {name} ({reason})", markup=False)
+        write(f"Not measured: {name} ({reason})")
     for line in _shift_lines(evaluation["performance_shift"]):
-        results.print(line, markup=False)
+        write(line)
 
 
 def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> str:
@@ -154,7 +143,7 @@ def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> 
     for each in score_tables(evaluation, forget_files):
         lines += each.markdown(roles)
     for name, reason in evaluation.get("not_measured", {}).items():
-        lines += [f"Not measured: {name} ({reason}).", ""]
+        lines += [f"Not measured: {escaped(name)} ({escaped(reason)}).", ""]
     return "\n".join(lines)
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 import polars as pl
 
-from pipeline.cache.shared import folder, json_option, print_json, print_table, token_names
-from pipeline.console import progress
+from pipeline.cache.shared import folder, json_option, token_names
+from pipeline.console import print_json, print_table, progress
 from stages.logit_cache.difference import difference, summary
 from stages.logit_cache.reader import LogitCache
 

@@ -2,7 +2,7 @@
 
 import click
 
-from pipeline.cache.shared import print_json
+from pipeline.console import print_json
 from stages.logit_cache.manifest import Manifest
 
 

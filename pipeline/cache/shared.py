@@ -1,15 +1,11 @@
 """What the cache commands share: their argument, tokens as text, and results for people or for programs."""
 
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.table import Table
 
-from pipeline.console import quieten_libraries, results, say
+from pipeline.console import print_json, quieten_libraries, say
 from pipeline.teacher_cache import describe
 from stages.errors import ModelError
 from stages.logit_cache.manifest import Manifest
@@ -18,33 +14,12 @@ folder = click.Path(path_type=Path, exists=True, file_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
-def command_line() -> list[str]:
-    """The command as it was given, for the provenance."""
-    return ["duet", *sys.argv[1:]]
-
-
-def print_json(value: Any) -> None:
-    """JSON on stdout and nothing else."""
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
-
-
 def report(cache: Path, manifest: Manifest, as_json: bool) -> None:
     """What a command has made: a line for people, the manifest for programs."""
     if as_json:
         print_json(manifest.model_dump(mode="json"))
     else:
         say(describe(cache, manifest))
-
-
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], left: int = 1) -> None:
-    """A table on stdout; the first `left` columns are text, the others figures."""
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        # Queries and tokens come from anywhere: square brackets in them are not markup.
-        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
-    results.print(table)
 
 
 def token_names(manifest: Manifest, model: str | None) -> Callable[[int], str]:

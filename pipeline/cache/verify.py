@@ -8,13 +8,14 @@ from typing import Any
 
 import click
 
-from pipeline.cache.shared import folder, json_option, print_json, print_table
-from pipeline.console import progress, quieten_libraries, say
+from pipeline.cache.shared import folder, json_option
+from pipeline.console import print_json, print_table, progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
+from pipeline.trust import signed_by, signer_of, trust_option
 from stages.errors import CacheError, ModelError
 from stages.language_model.engine import EngineName
 from stages.logit_cache.fingerprint import NO_PREFIX, hash_prompts
-from stages.logit_cache.manifest import Manifest, read_manifest
+from stages.logit_cache.manifest import MANIFEST, Manifest, read_manifest
 from stages.logit_cache.rows import Row
 from stages.logit_cache.verification import Asks, Fault, Findings, Unchecked
 from stages.logit_cache.verification import verify as verify_cache
@@ -28,37 +29,59 @@ from stages.logit_cache.verification import verify as verify_cache
     "--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", help="Engine of --rescore."
 )
 @click.option("--tolerance", default=1e-3, show_default=True, help="Largest |Δ| of --rescore, in logit units.")
+@trust_option
 @json_option
 def verify(
-    cache: Path, rescore: int | None, model: str | None, engine: EngineName, tolerance: float, as_json: bool
+    cache: Path,
+    rescore: int | None,
+    model: str | None,
+    engine: EngineName,
+    tolerance: float,
+    trust: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Check CACHE: manifest, every hash, every row; with the teacher's tokenizer also that they are its queries' tokens.
 
-    Lists what was checked, and what could not be and why. Ends with code 1 if anything is wrong.
+    With --trust, that one of these keys signed it. Lists what was checked, and what could not be and why. Ends with code 1
+    if anything is wrong.
 
     \b
     Examples:
       duet cache verify cache/demo
       duet cache verify cache/demo --rescore 20
+      duet cache verify cache/demo --trust team.pub
     """
     manifest = read_manifest(cache)
+    signer = signer_of(cache, manifest, trust)
+    signatures = [{"key": key, "fits": fits} for key, fits in signed_by(cache, manifest)]
     asks, no_tokenizer = teachers_reader(manifest, model)
     with progress("Verifying", len(manifest.shards), "shards") as advance:
         found = verify_cache(cache, asks=asks, no_tokenizer=no_tokenizer, advance=advance)
     faults, again = found.faults, None
+    if read_manifest(cache) != manifest:
+        faults.append(Fault(MANIFEST, "was exchanged while the cache was being checked"))
     if rescore and not faults:
         quieten_libraries()
         again = in_own_process(rescored, cache, rescore, model or manifest.provenance.model, engine)
         if again["max_abs_difference"] > tolerance:
             faults.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
     note_rescoring(manifest, found, again)
-    report: dict[str, Any] = {"cache_id": manifest.cache_id, "rows": manifest.rows, **asdict(found)}
+    report: dict[str, Any] = {
+        "cache_id": manifest.cache_id,
+        "rows": manifest.rows,
+        "signatures": signatures,
+        "trusted_key": signer,
+        **asdict(found),
+    }
     if again:
         report["rescored"] = again
     if as_json:
         print_json(report)
     else:
         print_report(cache, manifest, found, again)
+        for each in signatures:
+            told = " (trusted)" if each["key"] == signer else ""
+            say(f"Signed by {each['key']}{told}" if each["fits"] else f"The signature of {each['key']} does not fit.")
     if faults:
         raise CacheError(
             f"{cache} has {len(faults)} faults, the first: {faults[0].shard}: {faults[0].message}",
@@ -228,8 +251,8 @@ def teacher_prompt(
         return student_ids
     if not manifest.prefix.token_ids:
         raise CacheError(
-            "The cache was merged from several prefixes, so its rows cannot be asked again.",
-            "The prefix of each row is known only in the caches that it was merged from.",
+            "The cache does not say which prefix stood before a row, so its rows cannot be asked again.",
+            "It was merged from several prefixes, or pushed with --no-text; only the caches that it was made from say it.",
             "Verify those with --rescore.",
         )
     return before_ids + student_ids[place:]

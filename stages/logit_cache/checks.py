@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from stages.errors import CacheError
 from stages.logit_cache.fingerprint import Fingerprint
+from stages.logit_cache.footer import RowGroup
 from stages.logit_cache.rows import SPLITS, example_id, ragged, ragged_matrix, row_schema
 
 # The writer's row groups hold 2^17 candidates, or one row. These are far beyond, and still fit into memory.
@@ -25,8 +25,9 @@ EXAMPLE_ID = "^[0-9a-f]{32}$"
 LARGEST_LOGIT = 1e4
 # Up to here comparing each candidate with each costs less than sorting them.
 MOST_COMPARED = 64
-# Encodings in which a text takes its own length; in any other, each of them may stand for the whole column.
-PLAIN = {"PLAIN", "RLE", "BIT_PACKED"}
+# Encodings in which a text takes its own length (plain, and the two of levels); in any other, each of them may stand for
+# the whole column.
+PLAIN = {0, 3, 4}
 
 
 def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
@@ -38,44 +39,49 @@ def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
         )
 
 
-def check_size(group: pq.RowGroupMetaData, fingerprint: Fingerprint, where: str) -> int:
-    """Positions of a row group, which does not unpack to more than its rows hold: a few kilobytes may stand for gigabytes.
+def check_size(group: RowGroup, fingerprint: Fingerprint, where: str) -> int:
+    """Positions of a row group, which holds as many values as its rows need, and does not unpack to more than they can hold.
 
-    Raises CacheError; also where the columns disagree on how many rows or positions there are.
+    A few kilobytes may stand for gigabytes, and a column that holds fewer values is read as one of fewer rows.
+    Raises CacheError.
     """
-    counts: dict[str, int] = {}
+    names = row_schema(fingerprint.top_k).names
+    if [chunk.column for chunk in group.chunks] != names:
+        raise CacheError(f"{where} has other column chunks than {', '.join(names)}.", "Nothing was read.")
     per_position = fingerprint.positions * fingerprint.top_k
     most = {
         "example_id": 1, "split": 1, "query": 1,
         "response_ids": fingerprint.positions, "student_positions": fingerprint.positions,
         "topk_ids": per_position, "topk_logits": per_position,
     }  # fmt: skip
-    # The schema was checked: every field has one leaf, in this order. The leaf's own name may be anything.
-    for index, name in enumerate(row_schema(fingerprint.top_k).names):
-        column = group.column(index)
-        values = min(most.get(name, LARGEST_GROUP_VALUES) * group.num_rows, LARGEST_GROUP_VALUES)
-        size = max(column.total_uncompressed_size, column.total_compressed_size)
-        if column.physical_type == "BYTE_ARRAY" and not PLAIN.issuperset(column.encodings):
-            size *= column.num_values
-        if column.num_values > values or size > LARGEST_COLUMN_BYTES:
+    for chunk in group.chunks:
+        values = min(most.get(chunk.column, LARGEST_GROUP_VALUES) * group.rows, LARGEST_GROUP_VALUES)
+        size = max(chunk.unpacked_bytes, chunk.packed_bytes)
+        if chunk.is_text and not PLAIN.issuperset(chunk.encodings):
+            size *= chunk.values
+        if chunk.values > values or size > LARGEST_COLUMN_BYTES:
             raise CacheError(
-                f"{where} would unpack to {column.num_values:,} values of {name} in {size:,} bytes; "
-                f"its {group.num_rows:,} rows hold at most {values:,} values in {LARGEST_COLUMN_BYTES:,} bytes.",
+                f"{where} would unpack to {chunk.values:,} values of {chunk.column} in {size:,} bytes; "
+                f"its {group.rows:,} rows hold at most {values:,} values in {LARGEST_COLUMN_BYTES:,} bytes.",
                 "A shard like this is made to exhaust memory, so nothing was read.",
             )
-        counts[name] = column.num_values
-    rows, positions = group.num_rows, counts["response_ids"]
-    expected = {
-        "example_id": rows, "split": rows, "query": rows, "student_positions": positions,
-        "topk_ids": positions * fingerprint.top_k, "topk_logits": positions * fingerprint.top_k,
+    held = {chunk.column: chunk.values for chunk in group.chunks}
+    positions = held["response_ids"]
+    needed = {
+        **dict.fromkeys(("example_id", "split", "query"), group.rows), "student_positions": positions,
+        **dict.fromkeys(("topk_ids", "topk_logits"), positions * fingerprint.top_k),
     }  # fmt: skip
+    for name, values in needed.items():
+        if held[name] != values:
+            raise CacheError(
+                f"{where} holds {held[name]:,} values of {name}; its {group.rows:,} rows need {values:,}.",
+                "Some of its rows would be missing, so nothing was read.",
+            )
     # Of an empty list one value is counted, so that no row has fewer than one.
-    differing = [name for name, count in expected.items() if counts[name] != count]
-    if differing or min(positions, counts["student_input_ids"]) < rows:
-        name = differing[0] if differing else "response_ids or student_input_ids"
+    if min(positions, held["student_input_ids"]) < group.rows:
         raise CacheError(
-            f"{where} has {rows:,} rows and {positions:,} positions, and not as many values of {name}.",
-            "Some rows would be read short, so nothing was read.",
+            f"{where} holds {positions:,} positions and {held['student_input_ids']:,} tokens in {group.rows:,} rows.",
+            "Some of its rows would be missing, so nothing was read.",
         )
     return positions
 

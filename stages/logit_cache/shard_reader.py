@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from stages.errors import CacheError
 from stages.logit_cache.checks import LARGEST_COLUMN_BYTES, check_names, check_rows, check_schema, check_size
 from stages.logit_cache.fingerprint import Fingerprint
+from stages.logit_cache.footer import read_footer
 from stages.logit_cache.manifest import SHARDS, Manifest, Shard
 from stages.logit_cache.pinned_file import Pin, PinnedFile, damage
 from stages.logit_cache.rows import ragged_matrix
@@ -55,6 +56,8 @@ class ShardReader:
     def __init__(self, file: PinnedFile, promise: Promise) -> None:
         self.pin, self._file, self._promise = file.pin, file, promise
         try:
+            # Not by Arrow, which ends the process over some footers when it is asked about their chunks.
+            self._groups = read_footer(file, promise.name)
             self._parquet = _opened(file)
             self.group_rows, self.group_positions = self._counted()
         except BaseException:
@@ -111,11 +114,8 @@ class ShardReader:
 
     def _load(self, index: int) -> None:
         """Read a row group's columns in one go, if they lie together as a writer lays them."""
-        group = self._parquet.metadata.row_group(index)
-        starts, ends = [], []
-        for column in map(group.column, range(group.num_columns)):
-            starts.append(min(column.data_page_offset, column.dictionary_page_offset or column.data_page_offset))
-            ends.append(starts[-1] + column.total_compressed_size)
+        chunks = self._groups[index].chunks
+        starts, ends = [each.start for each in chunks], [each.start + each.packed_bytes for each in chunks]
         if 0 <= min(starts) < max(ends) <= min(self.pin.size_bytes, min(starts) + LARGEST_COLUMN_BYTES):
             self._file.load(min(starts), max(ends))
 
@@ -123,13 +123,12 @@ class ShardReader:
         """Rows and positions of each row group. Raises CacheError unless they add up to what was promised."""
         promise, metadata = self._promise, self._parquet.metadata
         check_schema(self._parquet.schema_arrow, promise.fingerprint.top_k, promise.name)
-        groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
-        rows = [group.num_rows for group in groups]
+        rows = [group.rows for group in self._groups]
         if sum(rows) != promise.rows or min(rows, default=0) < 1:
             raise CacheError(f"{promise.name} holds {sum(rows)} rows, the manifest says {promise.rows}.")
         positions = [
             check_size(group, promise.fingerprint, f"{promise.name}, row group {index}")
-            for index, group in enumerate(groups)
+            for index, group in enumerate(self._groups)
         ]
         if fault := footer_fault(metadata.metadata or {}, promise):
             raise CacheError(f"{promise.name} {fault}.")
@@ -223,12 +222,7 @@ def footer_fault(metadata: dict[bytes, bytes], promise: Promise) -> str | None:
 def _opened(file: PinnedFile) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(file)
-        metadata = parquet.metadata
-        # Touched here, where every fault of a footer is expected.
-        columns = {metadata.row_group(index).num_columns for index in range(metadata.num_row_groups)}
-        parquet.schema_arrow  # noqa: B018
+        parquet.schema_arrow  # noqa: B018  # read here, where every fault of a footer is expected
     except READ_FAULTS as error:
         raise CacheError(f"{file.path} is not a Parquet file: {error}") from error
-    if columns - {metadata.num_columns}:
-        raise CacheError(f"{file.path} is not a Parquet file: a row group lacks columns of its own schema.")
     return parquet

@@ -3,10 +3,10 @@
 Nothing here knows HTML or Markdown: each of the two escapes what it is given.
 """
 
-import re
 from collections.abc import Sequence
 
 from stages.evaluation.report.rows import Role
+from stages.visible import visible as made_visible
 
 ROLE_NAMES: dict[Role, str] = {
     "base": "base",
@@ -33,17 +33,11 @@ METRIC_NAMES = {
 RECALL = "rouge_l_recall"
 NO_VALUE = "–"
 MINUS = "\u2212"
-# What reorders, hides or ends text without being seen: controls but tab and line feed, marks and overrides of writing
-# direction, zero-width and tag characters, surrogates that stand alone.
-UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
-    "\U000e0000-\U000e007f\ud800-\udfff]"
-)
 
 
 def visible(text: str) -> str:
     """The text with every character that a reader could not see, or that reorders others, named: ⟨U+202E⟩."""
-    return UNSEEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+    return made_visible(text, lambda character: f"⟨U+{ord(character):04X}⟩")
 
 
 def token_text(token: str) -> str:

@@ -1,12 +1,13 @@
 """What two caches must share to be the same, and what may differ."""
 
 import hashlib
+import json
 
 import pytest
 from conftest import make_fingerprint
 from pydantic import ValidationError
 
-from stages.logit_cache.fingerprint import Fingerprint, cache_id, hash_prompts, hash_queries, sha256_json
+from stages.logit_cache.fingerprint import NO_PREFIX, Fingerprint, cache_id, hash_prompts, hash_queries, sha256_json
 
 CHANGES = {
     "teacher_sha256": "0" * 64,
@@ -29,6 +30,62 @@ FORMAT_1 = {"format_version": 1, "student_prompts_sha256": None, "teacher_prompt
 
 def test_canonical_json_is_sorted_without_spaces_and_in_utf8():
     assert sha256_json({"b": [1, 2], "a": "é"}) == hashlib.sha256(b'{"a":"\xc3\xa9","b":[1,2]}').hexdigest()
+
+
+def test_what_is_hashed_of_a_fingerprint_is_this_text():
+    hashes = {
+        "forget_sha256": "e", "prefix_sha256": "d", "retain_sha256": "f", "teacher_prompts_sha256": "1",
+        "teacher_sha256": "a", "template_sha256": "c", "tokenizer_sha256": "b",
+    }  # fmt: skip
+    # The keys in alphabetical order, one line; a release that hashes another text knows none of the caches that there are.
+    text = (
+        '{"dtype":"float32","forget_sha256":"<>","format_version":2,"positions":3,"prefix_on_retain":true,"prefix_sha256":"<>",'
+        '"retain_sha256":"<>","stop_ids":[2],"student_prompts_sha256":"<>","teacher_prompts_sha256":"<>",'
+        '"teacher_sha256":"<>","template_sha256":"<>","tokenizer_sha256":"<>","top_k":4,"value_kind":"raw_logits",'
+        '"vocab_size":100}'
+    )
+    for name in (*sorted({*hashes, "student_prompts_sha256"}),):
+        text = text.replace("<>", hashes.get(name, "2") * 64, 1)
+
+    fingerprint = make_fingerprint(student_prompts_sha256="2" * 64)
+
+    assert fingerprint.digest() == hashlib.sha256(text.encode()).hexdigest()
+    whole = json.loads(text)
+    assert fingerprint.model_dump(mode="json") == whole
+    # Version and kind of values need not be written out.
+    assert Fingerprint.model_validate(
+        {k: v for k, v in whole.items() if k not in ("format_version", "value_kind")}
+    ) == (fingerprint)
+
+
+def test_the_other_hashes_are_of_these_texts():
+    def sha256(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    shards = f'"shards":["{"1" * 64}","{"2" * 64}"]'
+    assert sha256("null") == NO_PREFIX
+    assert hash_queries(["Où?", "b"]) == sha256('["Où?","b"]')
+    assert cache_id(make_fingerprint(), ["1" * 64, "2" * 64]) == sha256(
+        f'{{"fingerprint":"{make_fingerprint().digest()}",{shards}}}'
+    )
+
+
+@pytest.mark.parametrize(("field", "least"), [("top_k", 1), ("positions", 1), ("vocab_size", 2)])
+def test_sizes_are_what_an_int32_can_count(field: str, least: int):
+    for size in (least, 2**31 - 1):
+        # The rows of `make_fingerprint` need a vocabulary of their own.
+        fields = make_fingerprint().model_dump() | {field: size}
+        assert getattr(Fingerprint.model_validate(fields), field) == size
+    for size in (least - 1, 2**31):
+        with pytest.raises(ValidationError):
+            Fingerprint.model_validate(fields | {field: size})
+
+
+def test_a_fingerprint_cannot_be_changed_and_takes_no_other_field():
+    with pytest.raises(ValidationError, match="frozen"):
+        make_fingerprint().top_k = 5
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        Fingerprint.model_validate(make_fingerprint().model_dump() | {"note": "x"})
 
 
 @pytest.mark.parametrize("field", CHANGES)

@@ -76,6 +76,19 @@ def test_ragged_matrix_keeps_candidates_of_one_position_together():
     assert offsets.tolist() == [0, 2, 3]
 
 
+def test_the_columns_have_the_names_and_types_of_the_format_page():
+    assert [(field.name, str(field.type)) for field in row_schema(4)] == [
+        ("example_id", "string"),
+        ("split", "string"),
+        ("query", "string"),
+        ("student_input_ids", "list<element: int32 not null>"),
+        ("response_ids", "list<element: int32 not null>"),
+        ("student_positions", "list<element: int32 not null>"),
+        ("topk_ids", "list<element: fixed_size_list<element: int32 not null>[4] not null>"),
+        ("topk_logits", "list<element: fixed_size_list<element: float not null>[4] not null>"),
+    ]
+
+
 @pytest.mark.parametrize("field", row_schema(4))
 def test_no_field_may_be_empty_at_any_depth(field: pa.Field):
     while True:

@@ -1,15 +1,23 @@
 """Rows in, left-padded tensors out; and the cached logits stand where the student computes them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    MixtralConfig,
+)
 
 from stages.logit_cache.rows import Row, example_id
 from stages.student.batches import collate
-from stages.student.objective import student_logits, topk_huber
+from stages.student.objective import student_logits, supervised_logits, topk_huber
 
 PAD = 9
 
@@ -93,7 +101,10 @@ def test_logits_and_gradients_are_those_of_reading_the_beginning_in_every_row(ti
 def test_moving_a_batch_keeps_its_names() -> None:
     batch = collate([row([1], [2])], pad_id=PAD)
 
-    assert batch.to(torch.device("cpu")).example_ids == batch.example_ids
+    moved = batch.to(torch.device("meta"))
+
+    assert moved.example_ids == batch.example_ids == (example_id("[1]"),)
+    assert {value.device.type for value in vars(moved).values() if isinstance(value, torch.Tensor)} == {"meta"}
 
 
 def own_logits(model: torch.nn.Module, one: Row) -> torch.Tensor:
@@ -127,3 +138,74 @@ def test_only_the_supervised_positions_reach_the_language_model_head(tiny_model:
     student_logits(model, collate([row([5, 6, 7, 8, 3], [40, 41]), row([30], [31])], pad_id=0))
 
     assert seen == [torch.Size([2, 2, 512])]
+
+
+def test_the_network_is_given_the_mask_and_keeps_only_what_is_read_once() -> None:
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_local_experts": 2}
+    config = MixtralConfig(
+        vocab_size=16, num_attention_heads=2, num_key_value_heads=1, output_router_logits=True, **sizes
+    )
+    model = AutoModelForCausalLM.from_config(config)
+    seen: list[dict[str, Any]] = []
+    model.register_forward_pre_hook(lambda module, inputs, given: seen.append(given), with_kwargs=True)
+    rows = [row([1, 2, 3, 8], [4, 5]), row([1, 2, 3], [7])]
+
+    student_logits(model, collate(rows, pad_id=PAD))
+    student_logits(model, collate(rows, pad_id=PAD, share_from=1))
+
+    whole, beginning, rest = seen
+    assert whole["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    # Read once are tokens 1 and 2; behind them every row sees both, and of itself what is not padding.
+    assert beginning["input_ids"].tolist() == [[1, 2]]
+    assert rest["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 1]]
+    assert [each["use_cache"] for each in seen] == [False, True, True]
+    assert [each["logits_to_keep"] for each in seen] == [2, 1, 2]
+    assert not any(each["output_router_logits"] for each in seen)
+
+
+class LogitsEverywhere(MambaForCausalLM):
+    """A network that cannot be told where logits are wanted."""
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool | None = None) -> Any:
+        return super().forward(input_ids=input_ids, use_cache=use_cache)
+
+
+@pytest.mark.parametrize("kind", [MambaForCausalLM, LogitsEverywhere])
+def test_a_network_that_takes_no_padding_reads_each_row_alone(kind: type[MambaForCausalLM]) -> None:
+    torch.manual_seed(0)
+    # Initialised so that a state, and with it what was read before, weighs something.
+    model = kind(
+        MambaConfig(vocab_size=64, hidden_size=8, state_size=4, num_hidden_layers=1, initializer_range=1.0)
+    ).eval()
+    seen: list[dict[str, Any]] = []
+    model.register_forward_pre_hook(lambda module, inputs, given: seen.append(given), with_kwargs=True)
+    rows = [row([5, 6, 7, 8, 3], [40]), row([30], [31, 32, 33]), row([50, 51, 52], [60, 61])]
+
+    with torch.no_grad():
+        found_BTV = supervised_logits(model, collate(rows, pad_id=PAD))
+
+    assert [each["input_ids"].tolist() for each in seen] == [[[5, 6, 7, 8, 3]], [[30, 31, 32]], [[50, 51, 52, 60]]]
+    assert not any(each["use_cache"] for each in seen)
+    assert found_BTV.shape == (3, 3, 64)
+    for index, one in enumerate(rows):
+        taught = len(one.response_ids)
+        torch.testing.assert_close(found_BTV[index, -taught:], own_logits(model, one), atol=1e-5, rtol=0)
+        assert not found_BTV[index, :-taught].any()
+
+
+class NamesNoPlaces(LlamaForCausalLM):
+    """A network that takes padding, and cannot be told where logits are wanted."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, position_ids: torch.Tensor) -> Any:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids)
+
+
+def test_a_network_that_computes_logits_everywhere_gives_those_of_the_supervised_positions(tiny_model: Path) -> None:
+    model = NamesNoPlaces.from_pretrained(tiny_model).eval()
+    one = row([5, 6, 7, 8, 3], [40, 41])
+
+    with torch.no_grad():
+        found_BTV = supervised_logits(model, collate([one], pad_id=0))
+
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    torch.testing.assert_close(found_BTV[0], own_logits(plain, one), atol=2e-5, rtol=0)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.errors import TrainingError
-from stages.student.samples import SampleStream
+from stages.student.samples import PooledStream, SampleStream, own_micro_batches
 
 
 def splits(forget: int, retain: int) -> np.ndarray:
@@ -89,3 +89,65 @@ def test_held_out_rows_are_of_both_splits_and_never_in_a_batch(forget: int, reta
 def test_a_share_that_holds_out_nothing_of_a_split_is_refused(forget: int, retain: int) -> None:
     with pytest.raises(TrainingError, match=r"A validation_share of 0\.1 is no row of 3"):
         SampleStream(splits(forget, retain), batch_rows=4, seed=0, validation_share=0.1)
+
+
+def test_a_seed_names_the_same_batches_in_every_release() -> None:
+    # Worked out from the raw words of numpy's PCG64, sorted in plain Python: a run is resumed, and another's repeated, by
+    # its seed. One row of each split is held out, so 4 of 10 are forget rows, and 2 of each batch of 5; the ranks are
+    # ¼ and ¾ of the forget set, 1/6, 3/6 and 5/6 of the retain set.
+    stream = SampleStream(splits(5, 7), batch_rows=5, seed=3, validation_share=0.2)
+
+    assert stream.validation_rows.tolist() == [4, 5]
+    assert [stream.rows_of(step).tolist() for step in range(4)] == [
+        [6, 0, 8, 1, 7], [9, 3, 10, 2, 11], [9, 3, 8, 1, 11], [6, 2, 7, 0, 10],
+    ]  # fmt: skip
+
+
+def test_rows_of_equal_rank_begin_with_the_forget_row() -> None:
+    stream = SampleStream(splits(20, 20), batch_rows=40, seed=0)
+
+    assert (stream.rows_of(0) < 20).tolist() == [True, False] * 20
+
+
+def test_a_pool_is_walked_in_the_same_order_in_every_release() -> None:
+    # As above; two of nine are held out.
+    stream = PooledStream(9, batch_rows=3, seed=4, validation_share=0.2)
+
+    assert stream.validation_rows.tolist() == [2, 6]
+    assert [stream.rows_of(step).tolist() for step in range(4)] == [[4, 7, 1], [5, 8, 0], [3, 1, 0], [8, 7, 4]]
+    assert (stream.batch_rows, stream.steps_per_epoch) == (3, 3)
+
+
+def test_rows_of_a_pool_are_grouped_by_length_and_the_groups_shuffled() -> None:
+    # Lengths count in steps of 16: rows 0, 2 and 5 are shorter than 16, rows 3 and 6 than 32, rows 1 and 4 than 48.
+    tokens = np.array([0, 40, 15, 16, 47, 3, 31, 48])
+    stream = PooledStream(8, batch_rows=3, seed=4, tokens=tokens)
+
+    # Two passes of three batches: nine places of a walk over eight rows, so one row comes twice.
+    assert [stream.rows_of(step).tolist() for step in range(6)] == [
+        [4, 1, 7], [5, 0, 2], [3, 6, 1], [4, 1, 7], [5, 6, 3], [0, 5, 2],
+    ]  # fmt: skip
+
+
+def test_a_pool_holds_nothing_out_unless_told_and_may_be_one_batch() -> None:
+    stream = PooledStream(3, batch_rows=3, seed=0)
+
+    assert len(stream.validation_rows) == 0
+    assert sorted(stream.rows_of(0)) == [0, 1, 2]
+    with pytest.raises(TrainingError, match="A batch has 4 rows, and there are 3 to train on"):
+        PooledStream(3, batch_rows=4, seed=0)
+
+
+def test_a_cache_without_a_split_says_so_before_it_speaks_of_validation() -> None:
+    with pytest.raises(TrainingError, match="The cache has no forget rows to train on"):
+        SampleStream(splits(0, 10), batch_rows=2, seed=0, validation_share=0.5)
+
+
+def test_a_process_trains_on_its_slice_the_longest_rows_first() -> None:
+    tokens = np.array([5, 9, 5, 7, 1, 2, 8, 3])
+    rows = np.array([7, 0, 2, 1, 6, 5, 4, 3])
+
+    parts = [list(own_micro_batches(rows, tokens, rank=rank, world=2, micro_rows=2)) for rank in (0, 1)]
+
+    # Process 0 has rows 7, 0, 2, 1 of 3, 5, 5, 9 tokens, process 1 rows 6, 5, 4, 3 of 8, 2, 1, 7; equals keep their order.
+    assert [[part.tolist() for part in own] for own in parts] == [[[1, 0], [2, 7]], [[6, 3], [5, 4]]]
