@@ -46,8 +46,9 @@ def parse_json(content: bytes, *, most_keys: int = MOST_KEYS) -> Any:
         return found
 
     try:
+        # Of bytes, Python would take UTF-16 and UTF-32, too.
         value = json.loads(
-            content,
+            content.decode(),
             object_pairs_hook=object_of,
             parse_int=_integer,
             parse_float=_finite,

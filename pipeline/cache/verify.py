@@ -24,7 +24,7 @@ from stages.logit_cache.verification import verify as verify_cache
 @click.command()
 @click.argument("cache", type=folder)
 @click.option("--rescore", type=click.IntRange(min=1), metavar="N", help="Ask the teacher N of the rows again.")
-@click.option("--model", help="The teacher's folder; default: as the manifest names it.")
+@click.option("--model", help="The teacher's folder; default: the folder that the manifest names.")
 @click.option(
     "--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", help="Engine of --rescore."
 )
@@ -42,8 +42,8 @@ def verify(
 ) -> None:
     """Check CACHE: manifest, every hash, every row; with the teacher's tokenizer also that they are its queries' tokens.
 
-    With --trust, that one of these keys signed it. Lists what was checked, and what could not be and why. Ends with code 1
-    if anything is wrong.
+    Lists what was checked, and what could not be and why; with --trust, one of these keys must have signed it.
+    Ends with code 1 if anything is wrong.
 
     \b
     Examples:
@@ -61,8 +61,9 @@ def verify(
     if read_manifest(cache) != manifest:
         faults.append(Fault(MANIFEST, "was exchanged while the cache was being checked"))
     if rescore and not faults:
+        teacher = model or local_teacher(manifest)
         quieten_libraries()
-        again = in_own_process(rescored, cache, rescore, model or manifest.provenance.model, engine)
+        again = in_own_process(rescored, cache, rescore, teacher, engine)
         if again["max_abs_difference"] > tolerance:
             faults.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
     note_rescoring(manifest, found, again)
@@ -88,6 +89,17 @@ def verify(
             "It is not what was captured.",
             "Fetch it again from where it came, or capture it anew into another folder.",
         )
+
+
+def local_teacher(manifest: Manifest) -> str:
+    """The teacher as the manifest names it. Raises ModelError unless that is a folder here: its sender chose the name."""
+    if not Path(manifest.provenance.model).is_dir():
+        raise ModelError(
+            f"The teacher {manifest.provenance.model} is not here.",
+            "What a manifest names is not fetched by itself: whoever sent the cache chose it.",
+            "Name the teacher's folder or hub name with --model.",
+        )
+    return manifest.provenance.model
 
 
 def teachers_reader(manifest: Manifest, model: str | None) -> tuple[Asks | None, str]:
@@ -251,8 +263,8 @@ def teacher_prompt(
         return student_ids
     if not manifest.prefix.token_ids:
         raise CacheError(
-            "The cache does not say which prefix stood before a row, so its rows cannot be asked again.",
-            "It was merged from several prefixes, or pushed with --no-text; only the caches that it was made from say it.",
+            "The cache was merged from several prefixes, so its rows cannot be asked again.",
+            "The prefix of each row is known only in the caches that it was merged from.",
             "Verify those with --rescore.",
         )
     return before_ids + student_ids[place:]

@@ -40,10 +40,9 @@ def check_schema(schema: pa.Schema, top_k: int, where: str) -> None:
 
 
 def check_size(group: RowGroup, fingerprint: Fingerprint, where: str) -> int:
-    """Positions of a row group, which holds as many values as its rows need, and does not unpack to more than they can hold.
+    """Positions of a row group, which does not unpack to more than its rows hold: a few kilobytes may stand for gigabytes.
 
-    A few kilobytes may stand for gigabytes, and a column that holds fewer values is read as one of fewer rows.
-    Raises CacheError.
+    Raises CacheError; also where the columns disagree on how many rows or positions there are.
     """
     names = row_schema(fingerprint.top_k).names
     if [chunk.column for chunk in group.chunks] != names:
@@ -65,23 +64,19 @@ def check_size(group: RowGroup, fingerprint: Fingerprint, where: str) -> int:
                 f"its {group.rows:,} rows hold at most {values:,} values in {LARGEST_COLUMN_BYTES:,} bytes.",
                 "A shard like this is made to exhaust memory, so nothing was read.",
             )
-    held = {chunk.column: chunk.values for chunk in group.chunks}
-    positions = held["response_ids"]
-    needed = {
-        **dict.fromkeys(("example_id", "split", "query"), group.rows), "student_positions": positions,
-        **dict.fromkeys(("topk_ids", "topk_logits"), positions * fingerprint.top_k),
+    counts = {chunk.column: chunk.values for chunk in group.chunks}
+    rows, positions = group.rows, counts["response_ids"]
+    expected = {
+        "example_id": rows, "split": rows, "query": rows, "student_positions": positions,
+        "topk_ids": positions * fingerprint.top_k, "topk_logits": positions * fingerprint.top_k,
     }  # fmt: skip
-    for name, values in needed.items():
-        if held[name] != values:
-            raise CacheError(
-                f"{where} holds {held[name]:,} values of {name}; its {group.rows:,} rows need {values:,}.",
-                "Some of its rows would be missing, so nothing was read.",
-            )
     # Of an empty list one value is counted, so that no row has fewer than one.
-    if min(positions, held["student_input_ids"]) < group.rows:
+    differing = [name for name, count in expected.items() if counts[name] != count]
+    if differing or min(positions, counts["student_input_ids"]) < rows:
+        name = differing[0] if differing else "response_ids or student_input_ids"
         raise CacheError(
-            f"{where} holds {positions:,} positions and {held['student_input_ids']:,} tokens in {group.rows:,} rows.",
-            "Some of its rows would be missing, so nothing was read.",
+            f"{where} has {rows:,} rows and {positions:,} positions, and not as many values of {name}.",
+            "Some rows would be read short, so nothing was read.",
         )
     return positions
 

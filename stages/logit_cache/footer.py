@@ -19,7 +19,7 @@ MOST_LEVELS = 16
 TRUE, FALSE = 1, 2
 # Fields by their numbers in parquet.thrift.
 ROW_GROUPS, COLUMNS, GROUP_ROWS, CHUNK_FILE, CHUNK_METADATA = 4, 1, 3, 1, 3
-KIND, ENCODINGS, PATH, VALUES, UNPACKED_BYTES, PACKED_BYTES, PAGES, DICTIONARY = 1, 2, 3, 5, 6, 7, 9, 11
+KIND, ENCODINGS, PATH, VALUES, UNPACKED_BYTES, PACKED_BYTES, DATA_PAGE, DICTIONARY_PAGE = 1, 2, 3, 5, 6, 7, 9, 11
 BYTE_ARRAY = 6
 
 _Kind = TypeVar("_Kind")
@@ -27,15 +27,15 @@ _Kind = TypeVar("_Kind")
 
 @dataclass(frozen=True)
 class Chunk:
-    """What the footer says of one column in one row group. encodings: Parquet's numbers. start: where it lies in the file."""
+    """What the footer says of one column in one row group. encodings: Parquet's numbers."""
 
     column: str
     is_text: bool
     encodings: frozenset[int]
     values: int
     unpacked_bytes: int
-    start: int
     packed_bytes: int
+    start: int  # byte of the file at which its first page begins
 
 
 @dataclass(frozen=True)
@@ -44,17 +44,17 @@ class RowGroup:
     chunks: tuple[Chunk, ...]
 
 
-def read_footer(file: BinaryIO | io.RawIOBase, where: str) -> list[RowGroup]:
+def read_footer(file: io.RawIOBase | BinaryIO, where: str) -> list[RowGroup]:
     """The row groups that the footer names. file: open for reading; where: names it in errors. Raises CacheError."""
     try:
         size = file.seek(0, 2)
         file.seek(max(size - 8, 0))
-        tail = file.read(8) or b""
+        tail = file.read(8)
         length = int.from_bytes(tail[:4], "little")
         if tail[4:] != MAGIC or not 0 < length <= min(size - 12, LARGEST_FOOTER_BYTES):
             raise ValueError("it does not end as a Parquet file does")
         file.seek(size - 8 - length)
-        return [_row_group(each) for each in _all_of(dict, _Thrift(file.read(length) or b"").struct()[ROW_GROUPS])]
+        return [_row_group(each) for each in _all_of(dict, _Thrift(file.read(length)).struct()[ROW_GROUPS])]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise CacheError(
             f"{where} is not a Parquet file: its footer is damaged ({error or type(error).__name__}).",
@@ -76,8 +76,8 @@ def _chunk(fields: dict[int, Any]) -> Chunk:
         encodings=frozenset(map(_count, metadata[ENCODINGS])),
         values=_count(metadata[VALUES]),
         unpacked_bytes=_count(metadata[UNPACKED_BYTES]),
-        start=min(_count(metadata[PAGES]), _count(metadata.get(DICTIONARY, metadata[PAGES]))),
         packed_bytes=_count(metadata[PACKED_BYTES]),
+        start=min(_count(metadata[DATA_PAGE]), _count(metadata.get(DICTIONARY_PAGE) or metadata[DATA_PAGE])),
     )
 
 

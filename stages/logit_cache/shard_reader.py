@@ -115,9 +115,9 @@ class ShardReader:
     def _load(self, index: int) -> None:
         """Read a row group's columns in one go, if they lie together as a writer lays them."""
         chunks = self._groups[index].chunks
-        starts, ends = [each.start for each in chunks], [each.start + each.packed_bytes for each in chunks]
-        if 0 <= min(starts) < max(ends) <= min(self.pin.size_bytes, min(starts) + LARGEST_COLUMN_BYTES):
-            self._file.load(min(starts), max(ends))
+        start, end = min(chunk.start for chunk in chunks), max(chunk.start + chunk.packed_bytes for chunk in chunks)
+        if start < end <= min(self.pin.size_bytes, start + LARGEST_COLUMN_BYTES):
+            self._file.load(start, end)
 
     def _counted(self) -> tuple[list[int], list[int]]:
         """Rows and positions of each row group. Raises CacheError unless they add up to what was promised."""
@@ -222,7 +222,7 @@ def footer_fault(metadata: dict[bytes, bytes], promise: Promise) -> str | None:
 def _opened(file: PinnedFile) -> pq.ParquetFile:
     try:
         parquet = pq.ParquetFile(file)
-        parquet.schema_arrow  # noqa: B018  # read here, where every fault of a footer is expected
+        parquet.schema_arrow  # noqa: B018  touched here, where every fault of a footer is expected
     except READ_FAULTS as error:
         raise CacheError(f"{file.path} is not a Parquet file: {error}") from error
     return parquet

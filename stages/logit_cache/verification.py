@@ -111,11 +111,6 @@ def verify(
     return found
 
 
-def faults(folder: Path) -> list[Fault]:
-    """What `verify` finds wrong; empty if nothing that it looks at is."""
-    return verify(folder).faults
-
-
 def _compare_sums(manifest: Manifest, seen: _Seen, found: Findings, unread: str | None) -> None:
     """The manifest against all rows together."""
     fingerprint = manifest.fingerprint

@@ -46,6 +46,8 @@ class Point(BaseModel):
         b"[" * 100_000,
         b"[" * 100_001,
         b"\xff",
+        b"\xef\xbb\xbf{}",
+        "{}".encode("utf-16"),
         b"",
     ],
 )

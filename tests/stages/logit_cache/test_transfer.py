@@ -279,6 +279,11 @@ def test_a_server_that_cannot_be_reached_says_so(cache: LogitCache, monkeypatch:
     s3fs.S3FileSystem.clear_instance_cache()
 
 
+def test_a_host_that_nobody_knows_is_no_missing_cache(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="cannot be reached"):
+        pull("http://nowhere.invalid/cache", tmp_path / "back")
+
+
 @pytest.mark.parametrize(
     "url",
     [
