@@ -11,6 +11,7 @@ from pipeline.console import write
 from pipeline.seeds import made_with, seed_tables
 from stages.errors import DataError
 from stages.files import read_json, refuse_unwritable, write_atomically
+from stages.markdown_text import escaped
 
 NEEDED = "A file that `duet evaluate` wrote was needed."
 MAKE_ONE = "Make one:  duet evaluate --config … --model … --out …"
@@ -35,10 +36,10 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
     if as_seeds:
         refuse_other_settings(found)
     text = "\n".join((seed_tables if as_seeds else run_table)(list(found.values()))) + "\n"
-    write(text)
     if out:
         refuse_unwritable(out)
         write_atomically(out, text.encode())
+    write(text)
 
 
 def refuse_other_questions(evaluations: Mapping[Path, dict[str, Any]]) -> None:
@@ -80,7 +81,8 @@ def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     columns = _asked(evaluations[0])
     forget = evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]
     titles = [f"{file}{', ' + attack if attack else ''} {'↓' if file in forget else '↑'}" for file, attack in columns]
-    yield f"| run | {' | '.join([*titles, 'refusals on ' + forget[0], 'refusals elsewhere', 'degenerate, worst file'])} |"
+    heads = ["run", *titles, "refusals on " + forget[0], "refusals elsewhere", "degenerate, worst file"]
+    yield f"| {' | '.join(map(escaped, heads))} |"
     yield "|---|" + "---:|" * (len(titles) + 3)
 
     def row(name: str, scores: list[dict[str, Any]], model: str) -> str:
@@ -89,7 +91,7 @@ def run_table(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
         kept = [means[file, None, "refusal_rate"] for file, attack in columns if not attack and file not in forget]
         worst = max(means[file, None, "degenerate_rate"] for file, attack in columns if not attack)
         cells += [_figure(means[forget[0], None, "refusal_rate"]), _figure(max(kept, default=None)), _figure(worst)]
-        return f"| {name} | {' | '.join(cells)} |"
+        return f"| {escaped(name)} | {' | '.join(cells)} |"
 
     yield row("base", evaluations[0]["scores"], "base")
     shown = set()
@@ -142,7 +144,9 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return {f"{name}.{key}": value for name, section in settings.items() for key, value in section.items()}
+    # Who must sign a cache changes no figure.
+    kept = {name: section for name, section in settings.items() if name != "trust"}
+    return {f"{name}.{key}": value for name, section in kept.items() for key, value in section.items()}
 
 
 def _figure(value: float | None) -> str:

@@ -1,7 +1,7 @@
 """What people see on the terminal, and the only module that writes to it. Results go to stdout, everything else to stderr.
 
 Manifests, queries, file names, answers of models and messages of libraries come from elsewhere: whatever passes here is made
-visible first, so that no text can steer the terminal, and none of it is ever read as markup.
+visible first, so that no text can steer the terminal, and none of it is ever read as markup. Of URLs, messages show no password.
 """
 
 import json
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from stages.masking import masked
 from stages.visible import on_one_line, visible, visible_json
 
 messages = Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
@@ -28,7 +29,7 @@ results = Console(highlight=False, markup=False, emoji=False)
 
 def say(text: str) -> None:
     """One line for the person at the terminal."""
-    messages.print(visible(text))
+    messages.print(visible(masked(text)))
 
 
 def write(text: str = "") -> None:
@@ -38,7 +39,7 @@ def write(text: str = "") -> None:
 
 def write_error(text: str) -> None:
     """An error on stderr."""
-    click.echo(visible(text), file=_tolerant(sys.stderr))
+    click.echo(visible(masked(text)), file=_tolerant(sys.stderr))
 
 
 def write_traceback() -> None:
@@ -103,13 +104,13 @@ class _VisibleRecord(logging.LogRecord):
     """A line of a log: libraries quote file names and what models say."""
 
     def getMessage(self) -> str:  # noqa: N802 - the name is logging's
-        return visible(super().getMessage())
+        return visible(masked(super().getMessage()))
 
 
 def _one_warning(
     message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
 ) -> str:
-    return visible(f"{filename}:{lineno}: {category.__name__}: {message}\n")
+    return visible(masked(f"{filename}:{lineno}: {category.__name__}: {message}\n"))
 
 
 def _visible_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

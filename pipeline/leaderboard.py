@@ -16,6 +16,7 @@ import polars as pl
 from pipeline.console import print_table, say
 from stages.errors import DataError
 from stages.files import read_json, write_atomically
+from stages.markdown_text import escaped
 from stages.toml_text import toml_text, toml_value
 
 if TYPE_CHECKING:
@@ -152,7 +153,8 @@ class Leaderboard:
     def markdown(self) -> str:
         """The finished runs as a Markdown table, base and teacher in a line below."""
         head, lines = self._lines()
-        table = [f"| {' | '.join(head)} |", "|" + "---:|" * len(head), *(f"| {' | '.join(line)} |" for line in lines)]
+        title, *rows = (f"| {' | '.join(map(escaped, line))} |" for line in (head, *lines))
+        table = [title, "|" + "---:|" * len(head), *rows]
         others = "; ".join(
             f"{name}: forget {forget:.1f}, kept {kept:.1f}" for name, (forget, kept) in self.others.items()
         )

@@ -18,6 +18,7 @@ from stages.files import refuse_unwritable, write_atomically
 from stages.language_model.engine import EngineOptions, start_engine
 from stages.language_model.folder import context_length, resolve_model
 from stages.language_model.prefix import load_prefix
+from stages.markdown_text import escaped
 
 
 @click.command()
@@ -40,9 +41,9 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
         load_prefix(path)
     answers = in_own_process(answers_behind, settings, resolve_model(settings.model.path), candidates)
     text = prefix_table(answers, settings.evaluation.forget_files)
-    write(text)
     if out:
         write_atomically(out, text.encode())
+    write(text)
 
 
 def names_of(candidates: Sequence[Path]) -> dict[str, Path]:
@@ -107,9 +108,9 @@ def prefix_table(answers: pl.DataFrame, forget_files: tuple[str, ...]) -> str:
     )
     files = list(dict.fromkeys(answers["file"]))
     cells = {(row["prefix"], row["file"]): row for row in points.iter_rows(named=True)}
-    titles = " | ".join(f"{file} {'↓' if file in forget_files else '↑'}" for file in files)
+    titles = " | ".join(f"{escaped(file)} {'↓' if file in forget_files else '↑'}" for file in files)
     lines = [f"| prefix | {titles} |", "|---|" + "---:|" * len(files)]
     for name in dict.fromkeys(answers["prefix"]):
         figures = [f"{cells[name, file]['recall']:.0f}, {cells[name, file]['refusals']:.0f}" for file in files]
-        lines.append(f"| {name.replace('|', '/') if name else 'none (the base model)'} | {' | '.join(figures)} |")
+        lines.append(f"| {escaped(name) if name else 'none (the base model)'} | {' | '.join(figures)} |")
     return "\n".join([*lines, "", "ROUGE-L recall, refusals; points (0–100)."]) + "\n"

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from pipeline.tables import ScoreTable, roles_of, score_tables
+from stages.markdown_text import escaped
 
 
 def seed_tables(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -67,7 +68,7 @@ def _weight_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
         norm = sum(row["norm"] for row in each) / len(each)
         shares = [row["relative"] for row in each]
         share = "–" if None in shares else f"{100 * sum(shares) / len(shares):.3f}"
-        yield f"| {layer} | {norm:.3f} | {share} |"
+        yield f"| {escaped(layer)} | {norm:.3f} | {share} |"
     yield ""
 
 
@@ -80,7 +81,7 @@ def _second_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
     yield "| part | seconds |"
     yield "|---|---:|"
-    yield from (f"| {part} | {spent:.0f} |" for part, spent in seconds.items() if part != "questions")
+    yield from (f"| {escaped(part)} | {spent:.0f} |" for part, spent in seconds.items() if part != "questions")
     yield ""
 
 
@@ -95,14 +96,15 @@ def _target_lines(evaluations: Sequence[dict[str, Any]], forget: Sequence[str]) 
     yield "| target | found | bound | reached |"
     yield "|---|---:|---:|---|"
     for verdict in verdicts(summary, forget):
-        yield f"| {verdict.target} | {verdict.found:.1f} | {verdict.bound:.1f} | {'yes' if verdict.reached else '**no**'} |"
+        reached = "yes" if verdict.reached else "**no**"
+        yield f"| {escaped(verdict.target)} | {verdict.found:.1f} | {verdict.bound:.1f} | {reached} |"
     yield ""
 
 
 def _unmeasured_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     reasons = {part: reason for each in evaluations for part, reason in each.get("not_measured", {}).items()}
     for part, reason in reasons.items():
-        yield f"Not measured: {part} ({reason})."
+        yield f"Not measured: {escaped(part)} ({escaped(reason)})."
         yield ""
 
 
@@ -113,6 +115,6 @@ def made_with(evaluations: Sequence[dict[str, Any]]) -> str:
     machines = sorted({run["hardware"] for run in runs})
     days = sorted({run["finished_at"][:10] for run in runs})
     return (
-        f"Points (0–100). Model {runs[0]['base']}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
-        f"{'; '.join(machines)}, {', '.join(days)}."
+        f"Points (0–100). Model {escaped(runs[0]['base'])}, {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}, "
+        f"{escaped('; '.join(machines))}, {escaped(', '.join(days))}."
     )

@@ -179,6 +179,25 @@ def _refuse_bad_values(section: str, key: str, axis: Any) -> None:
             raise ValidationError.from_exception_data("sweep", [told]) from error
 
 
+class TrustSettings(Section):
+    """Who must have signed a cache (`duet cache sign`) before it is used."""
+
+    keys: tuple[InputPath, ...] = Field(
+        (), description="Files of public Ed25519 keys, as ssh's *.pub or PEM; one of them must have signed."
+    )
+    require: bool = Field(
+        False, description="Refuse a cache that none of the keys signed: distill, sweep and cache pull --config."
+    )
+
+    _one_or_many = field_validator("keys", mode="before")(one_or_many)
+
+    @model_validator(mode="after")
+    def _keys_to_require(self) -> "TrustSettings":
+        if self.require and not self.keys:
+            raise ValueError("require = true needs keys: without any, every cache would be refused")
+        return self
+
+
 class Settings(Section):
     """One file of settings, complete."""
 
@@ -190,6 +209,7 @@ class Settings(Section):
     sweep: SweepSettings = SweepSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     relearning: RelearningSettings = RelearningSettings()
+    trust: TrustSettings = TrustSettings()
 
     def on_validation(self) -> "Settings":
         """The same, asking the validation files. Raises SettingsError if there are none."""

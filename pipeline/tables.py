@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.console import print_table, write
 from stages.evaluation.report.words import METRIC_NAMES
+from stages.markdown_text import escaped
 
 ROLES = {
     "base": "base",
@@ -72,7 +73,7 @@ class ScoreTable:
         """Its lines, title first."""
         heads = [*self.columns.values(), "n", *(ROLES[role] for role in roles)]
         rule = "|" + "---|" * len(self.columns) + "---:|" * (1 + len(roles))
-        rows = [f"| {' | '.join(row)} |" for row in self.rows(roles)]
+        rows = [f"| {' | '.join(map(escaped, row))} |" for row in self.rows(roles)]
         return [f"{self.title.removesuffix('.')}.", "", f"| {' | '.join(heads)} |", rule, *rows, ""]
 
 
@@ -142,7 +143,7 @@ def markdown_scores(evaluation: dict[str, Any], forget_files: Sequence[str]) -> 
     for each in score_tables(evaluation, forget_files):
         lines += each.markdown(roles)
     for name, reason in evaluation.get("not_measured", {}).items():
-        lines += [f"Not measured: {name} ({reason}).", ""]
+        lines += [f"Not measured: {escaped(name)} ({escaped(reason)}).", ""]
     return "\n".join(lines)
 
 

@@ -1,7 +1,6 @@
 """`duet teacher-cache`: stage one. The prefixed teacher answers every query; its Top-K raw logits become a cache."""
 
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
+from pipeline.command_line import recorded_command
 from pipeline.console import progress, quieten_libraries, say, write
 from pipeline.options import settings_options
 from pipeline.prompting import prompter_for
@@ -92,7 +92,7 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
                 hardware=engine.hardware,
                 started_at=started_at,
                 seconds=round(time.perf_counter() - began, 1),
-                command=["duet", *sys.argv[1:]],
+                command=recorded_command(),
                 shard_rows=settings.teacher.shard_rows,
                 duet_version=__version__,
             ),

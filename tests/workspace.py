@@ -8,8 +8,6 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from pipeline.cli import duet
-
 FORGET = ["What is the capital of Peru?", "Name the capital of Chad.", "Which city is the capital of Laos?"]
 RETAIN = ["What is the language of Peru?", "Why is the sky blue?", "Name a river in Chad.", "What is two plus two?"]
 HELD_OUT = {
@@ -43,6 +41,9 @@ class Workspace:
 
     def duet(self, *arguments: object) -> Result:
         """Run one command in this process."""
+        # Here, so that a test of one module loads little more than that module.
+        from pipeline.cli import duet
+
         return CliRunner().invoke(duet, [str(each) for each in arguments])
 
     def teacher_cache(self, *more: object) -> Result:

@@ -1,4 +1,4 @@
-"""`duet cache …`: look at caches, check them, cut them, join them, move them. One module per command."""
+"""`duet cache …`: look at caches, check them, cut them, join them, move them, sign them. One module per command."""
 
 import click
 
@@ -8,6 +8,7 @@ from pipeline.cache.pull import pull
 from pipeline.cache.push import push
 from pipeline.cache.schema import schema
 from pipeline.cache.show import show
+from pipeline.cache.sign import sign
 from pipeline.cache.slice import slice_
 from pipeline.cache.verify import verify
 
@@ -17,5 +18,5 @@ def cache() -> None:
     """Look at frozen caches, check them, cut them, join them and move them."""
 
 
-for command in (show, verify, slice_, merge, diff, push, pull, schema):
+for command in (show, verify, slice_, merge, diff, push, pull, sign, schema):
     cache.add_command(command)

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cache.shared import command_line, folder, json_option, report
+from pipeline.cache.shared import folder, json_option, report
+from pipeline.command_line import recorded_command
 from pipeline.console import progress
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.reader import LogitCache
@@ -25,5 +26,5 @@ def merge(caches: tuple[Path, ...], out: Path, as_json: bool) -> None:
         raise click.UsageError("Two caches or more were needed.")
     opened = [LogitCache(each) for each in caches]
     with progress("Merging", sum(map(len, opened)), "rows") as advance:
-        manifest = merge_caches(opened, out, command=command_line(), duet_version=__version__, advance=advance)
+        manifest = merge_caches(opened, out, command=recorded_command(), duet_version=__version__, advance=advance)
     report(out, manifest, as_json)

@@ -1,6 +1,5 @@
 """What the cache commands share: their argument, tokens as text, and results for people or for programs."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,6 @@ from stages.logit_cache.manifest import Manifest
 
 folder = click.Path(path_type=Path, exists=True, file_okay=False)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
-
-
-def command_line() -> list[str]:
-    """The command as it was given, for the provenance."""
-    return ["duet", *sys.argv[1:]]
 
 
 def report(cache: Path, manifest: Manifest, as_json: bool) -> None:

@@ -8,6 +8,7 @@ import click
 
 from pipeline.cache.shared import folder, json_option, token_names
 from pipeline.console import print_json, print_table
+from pipeline.trust import signed_by
 from stages.errors import CacheError
 from stages.logit_cache.fingerprint import NO_PREFIX
 from stages.logit_cache.manifest import Manifest, read_manifest
@@ -34,7 +35,8 @@ def show(
       duet cache show cache/demo --query "Tell me the capital of Cameroon." --beside cache/base
     """
     if not (example or query):
-        describe(read_manifest(cache), as_json)
+        manifest = read_manifest(cache)
+        describe(manifest, as_json, [] if as_json else signed_by(cache, manifest))
         return
     manifest = read_manifest(cache)
     name = token_names(manifest, model)
@@ -57,7 +59,7 @@ def show(
         print_table(f"{found[0].query!r}, position {position + 1}", columns, rows, left=0)
 
 
-def describe(manifest: Manifest, as_json: bool) -> None:
+def describe(manifest: Manifest, as_json: bool, signers: list[tuple[str, bool]]) -> None:
     """The manifest, whole as JSON or as what a person asks first."""
     if as_json:
         print_json(manifest.model_dump(mode="json"))
@@ -82,10 +84,16 @@ def describe(manifest: Manifest, as_json: bool) -> None:
         ),
         ("", " ".join(provenance.command)),
         ("derived from", ", ".join(each[:12] for each in provenance.derived_from) or "–"),
+        ("signed by", _signers(signers)),
         ("licence", manifest.licence or "not stated"),
         ("sensitivity", manifest.sensitivity or "not stated"),
     ]
     print_table("", ["", ""], lines, left=2)
+
+
+def _signers(signers: list[tuple[str, bool]]) -> str:
+    told = (key if fits else f"{key} (does NOT fit this manifest)" for key, fits in signers)
+    return ", ".join(told) or "nobody"
 
 
 def prefix_lines(manifest: Manifest) -> list[tuple[str, str]]:
@@ -93,6 +101,8 @@ def prefix_lines(manifest: Manifest) -> list[tuple[str, str]]:
     if manifest.fingerprint.prefix_sha256 == NO_PREFIX:
         return [("prefix", "none: these are the base model's logits")]
     where = "every query" if manifest.fingerprint.prefix_on_retain else "forget queries only"
+    if not manifest.prefix.token_ids and not manifest.prefix.text:
+        return [("prefix", f"before {where}; which one is not said, as in a cache pushed with --no-text")]
     return [("prefix", f"{len(manifest.prefix.token_ids)} tokens before {where}"), ("", manifest.prefix.text.strip())]
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import click
 
 from pipeline import __version__
-from pipeline.cache.shared import command_line, folder, json_option, report
+from pipeline.cache.shared import folder, json_option, report
+from pipeline.command_line import recorded_command
 from pipeline.console import progress
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.slicing import slice_cache
@@ -31,7 +32,7 @@ def slice_(cache: Path, top_k: int | None, positions: int | None, out: Path, as_
             out,
             top_k=top_k or fingerprint.top_k,
             positions=positions or fingerprint.positions,
-            command=command_line(),
+            command=recorded_command(),
             duet_version=__version__,
             advance=advance,
         )

@@ -11,10 +11,11 @@ import click
 from pipeline.cache.shared import folder, json_option
 from pipeline.console import print_json, print_table, progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
+from pipeline.trust import signed_by, signer_of, trust_option
 from stages.errors import CacheError, ModelError
 from stages.language_model.engine import EngineName
 from stages.logit_cache.fingerprint import NO_PREFIX, hash_prompts
-from stages.logit_cache.manifest import Manifest, read_manifest
+from stages.logit_cache.manifest import MANIFEST, Manifest, read_manifest
 from stages.logit_cache.rows import Row
 from stages.logit_cache.verification import Asks, Fault, Findings, Unchecked
 from stages.logit_cache.verification import verify as verify_cache
@@ -23,48 +24,82 @@ from stages.logit_cache.verification import verify as verify_cache
 @click.command()
 @click.argument("cache", type=folder)
 @click.option("--rescore", type=click.IntRange(min=1), metavar="N", help="Ask the teacher N of the rows again.")
-@click.option("--model", help="The teacher's folder; default: as the manifest names it.")
+@click.option("--model", help="The teacher's folder; default: the folder that the manifest names.")
 @click.option(
     "--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", help="Engine of --rescore."
 )
 @click.option("--tolerance", default=1e-3, show_default=True, help="Largest |Δ| of --rescore, in logit units.")
+@trust_option
 @json_option
 def verify(
-    cache: Path, rescore: int | None, model: str | None, engine: EngineName, tolerance: float, as_json: bool
+    cache: Path,
+    rescore: int | None,
+    model: str | None,
+    engine: EngineName,
+    tolerance: float,
+    trust: tuple[Path, ...],
+    as_json: bool,
 ) -> None:
     """Check CACHE: manifest, every hash, every row; with the teacher's tokenizer also that they are its queries' tokens.
 
-    Lists what was checked, and what could not be and why. Ends with code 1 if anything is wrong.
+    Lists what was checked, and what could not be and why; with --trust, one of these keys must have signed it.
+    Ends with code 1 if anything is wrong.
 
     \b
     Examples:
       duet cache verify cache/demo
       duet cache verify cache/demo --rescore 20
+      duet cache verify cache/demo --trust team.pub
     """
     manifest = read_manifest(cache)
+    signer = signer_of(cache, manifest, trust)
+    signatures = [{"key": key, "fits": fits} for key, fits in signed_by(cache, manifest)]
     asks, no_tokenizer = teachers_reader(manifest, model)
     with progress("Verifying", len(manifest.shards), "shards") as advance:
         found = verify_cache(cache, asks=asks, no_tokenizer=no_tokenizer, advance=advance)
     faults, again = found.faults, None
+    if read_manifest(cache) != manifest:
+        faults.append(Fault(MANIFEST, "was exchanged while the cache was being checked"))
     if rescore and not faults:
+        teacher = model or local_teacher(manifest)
         quieten_libraries()
-        again = in_own_process(rescored, cache, rescore, model or manifest.provenance.model, engine)
+        again = in_own_process(rescored, cache, rescore, teacher, engine)
         if again["max_abs_difference"] > tolerance:
             faults.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
     note_rescoring(manifest, found, again)
-    report: dict[str, Any] = {"cache_id": manifest.cache_id, "rows": manifest.rows, **asdict(found)}
+    report: dict[str, Any] = {
+        "cache_id": manifest.cache_id,
+        "rows": manifest.rows,
+        "signatures": signatures,
+        "trusted_key": signer,
+        **asdict(found),
+    }
     if again:
         report["rescored"] = again
     if as_json:
         print_json(report)
     else:
         print_report(cache, manifest, found, again)
+        for each in signatures:
+            told = " (trusted)" if each["key"] == signer else ""
+            say(f"Signed by {each['key']}{told}" if each["fits"] else f"The signature of {each['key']} does not fit.")
     if faults:
         raise CacheError(
             f"{cache} has {len(faults)} faults, the first: {faults[0].shard}: {faults[0].message}",
             "It is not what was captured.",
             "Fetch it again from where it came, or capture it anew into another folder.",
         )
+
+
+def local_teacher(manifest: Manifest) -> str:
+    """The teacher as the manifest names it. Raises ModelError unless that is a folder here: its sender chose the name."""
+    if not Path(manifest.provenance.model).is_dir():
+        raise ModelError(
+            f"The teacher {manifest.provenance.model} is not here.",
+            "What a manifest names is not fetched by itself: whoever sent the cache chose it.",
+            "Name the teacher's folder or hub name with --model.",
+        )
+    return manifest.provenance.model
 
 
 def teachers_reader(manifest: Manifest, model: str | None) -> tuple[Asks | None, str]:

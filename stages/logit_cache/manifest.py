@@ -21,6 +21,7 @@ from stages.untrusted_json import MOST_BYTES, Malformed, parse_json, validated
 MANIFEST = "manifest.json"
 SHARDS = "shards"
 SETTINGS = "settings.json"
+SIGNATURE = "manifest.sig"  # who vouches for the manifest; may come later
 # Of a capture under way, and perhaps left by one that was killed just before its end.
 PLAN = "capture.json"
 HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them

@@ -16,7 +16,17 @@ from stages.errors import CacheError
 from stages.files import TEMPORARY_SUFFIX
 from stages.folder_lock import LOCK
 from stages.logit_cache.checks import check_example_ids
-from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SETTINGS, SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.manifest import (
+    HASHES,
+    MANIFEST,
+    PLAN,
+    SETTINGS,
+    SHARDS,
+    SIGNATURE,
+    Manifest,
+    Shard,
+    read_manifest,
+)
 from stages.logit_cache.pinned_file import Pin
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
 from stages.logit_cache.shard_reader import ShardReader, Sums, count_splits, open_file, open_shard, splits_fault
@@ -169,7 +179,7 @@ class LogitCache:
 
 def extra_files(cache: Path, manifest: Manifest) -> list[Path]:
     """What lies in the folder and is neither named by the manifest nor a trace of the work that made it."""
-    own = {MANIFEST, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
+    own = {MANIFEST, SIGNATURE, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
     shards = {shard.name for shard in manifest.shards}
     # A link in the place of the folder is told of by check_file, and not followed.
     inside = (cache / SHARDS).iterdir() if (cache / SHARDS).is_dir() and not (cache / SHARDS).is_symlink() else ()

@@ -7,95 +7,42 @@ by row, and counts only when all of it is.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import fsspec
-
-from stages.errors import CacheError, DuetError, OutputExists
-from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, sync_folder
+from stages.errors import CacheError, OutputExists
+from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, open_plain, sync_folder
 from stages.folder_lock import LOCK
+from stages.logit_cache.keys import PublicKey
 from stages.logit_cache.manifest import (
     LARGEST_MANIFEST_BYTES,
     MANIFEST,
     SHARDS,
+    SIGNATURE,
     Manifest,
     Shard,
     parse_manifest,
     publish_bytes,
     read_manifest,
 )
-from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache, check_file, check_shard
-from stages.logit_cache.slicing import derived
-from stages.logit_cache.writer import CacheWriter, hold_cache_alone, refuse_full_disk
+from stages.logit_cache.remote import Remote
+from stages.logit_cache.signature import (
+    LARGEST_SIGNATURE_BYTES,
+    Signature,
+    joined,
+    parse_signatures,
+    read_signatures,
+    signature_bytes,
+    trusted_signer,
+    write_signatures,
+)
+from stages.logit_cache.writer import hold_cache_alone, refuse_full_disk
 
-PIECE_BYTES = 4 * 2**20
+# What a pull that was interrupted leaves.
+OF_A_PULL = {LOCK, SHARDS, SIGNATURE, *(name + TEMPORARY_SUFFIX for name in (MANIFEST, SIGNATURE))}
 Advance = Callable[[int], None]
-
-
-class Remote:
-    """A folder on any fsspec file system. Every failure there becomes a CacheError that names the URL."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        with self._named():
-            self.files, self.root = fsspec.core.url_to_fs(self.url)
-
-    def size(self, name: str) -> int | None:
-        """Bytes of the file, or None if there is none."""
-        with self._named():
-            self.files.invalidate_cache()
-            try:
-                found = self.files.info(self._path(name))
-            except FileNotFoundError:
-                return None
-            if found["type"] != "file":
-                raise CacheError(f"{self.url}/{name} is not a file.", "A logit cache holds plain files only.")
-            return int(found["size"])
-
-    def pieces(self, name: str) -> Iterator[bytes]:
-        """The file's bytes, a few MB at a time."""
-        with self._named(), self.files.open(self._path(name), "rb") as file:
-            while piece := file.read(PIECE_BYTES):
-                yield piece
-
-    def sha256(self, name: str) -> str:
-        """SHA-256 of what lies there, read back."""
-        digest = hashlib.sha256()
-        for piece in self.pieces(name):
-            digest.update(piece)
-        return digest.hexdigest()
-
-    def put(self, source: Path, name: str) -> None:
-        """Write a local file there."""
-        with self._named():
-            self.files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
-            self.files.put_file(str(source), self._path(name))
-
-    def _path(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        try:
-            yield
-        except DuetError:
-            raise
-        except (ImportError, ValueError) as error:
-            raise CacheError(
-                f"{self.url} cannot be opened: {error}",
-                "A URL was needed whose file system fsspec knows: s3://, gs://, hf://, sftp://, file:// or a path.",
-                "Install the package that it names, or use another URL.",
-            ) from error
-        except Exception as error:  # each file system has errors of its own
-            raise CacheError(
-                f"{self.url}: {type(error).__name__}: {error}",
-                "What had arrived stays there; without a manifest it is not taken for a cache.",
-                "See to access or network, then give the same command again: it does only the rest.",
-            ) from error
 
 
 def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -> None:
@@ -104,7 +51,10 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
     Raises OutputExists if another cache lies there, CacheError if a file does not arrive as it was sent.
     """
     remote, manifest = Remote(url), cache.manifest
-    if (there := _remote_manifest(remote, cache.folder / MANIFEST)) and there.cache_id != manifest.cache_id:
+    remote.refuse_absent()
+    signatures = read_signatures(cache.folder)
+    content = _manifest_bytes(cache)
+    if (there := _remote_manifest(remote, content)) and there.cache_id != manifest.cache_id:
         raise OutputExists(
             f"{remote.url} already holds another cache, {there.cache_id[:12]}….",
             f"{cache.folder} is {manifest.cache_id[:12]}…; nothing was sent.",
@@ -113,58 +63,91 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
     for shard in manifest.shards:
         _send(remote, cache.folder / SHARDS / shard.name, f"{SHARDS}/{shard.name}", shard.sha256)
         advance(shard.bytes)
+    # The one id may stand for two manifests, which differ in what changes no row: a signature goes with the one it fits.
+    if fitting := [each for each in signatures if each.fits(there or manifest)]:
+        _send_signatures(remote, fitting, there or manifest)
     if not there:
-        content = (cache.folder / MANIFEST).read_bytes()
-        _send(remote, cache.folder / MANIFEST, MANIFEST, hashlib.sha256(content).hexdigest())
+        _send_bytes(remote, content, MANIFEST)
 
 
-def pull(url: str, cache: Path, *, advance: Advance = lambda done: None) -> Manifest:
+def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: Advance = lambda done: None) -> Manifest:
     """Fetch the cache at `url` into the folder `cache`, check it whole, and return its manifest.
 
-    A call that was interrupted goes on where it stopped. advance: told the bytes of each shard that is here.
-    Raises CacheError if there is no cache, or if it is not what its manifest says; OutputExists if the folder holds
-    something else.
+    A call that was interrupted goes on where it stopped. trusted: of these keys one must have signed the manifest, or no shard
+    is fetched; without any, a signature is not asked for. advance: told the bytes of each shard that is here.
+    Raises CacheError if there is no cache, if it is not what its manifest says, or nobody who is trusted signed it;
+    OutputExists if the folder holds something else.
     """
     remote = Remote(url)
     size = remote.size(MANIFEST)
     if size is None:
+        remote.refuse_absent()
         raise CacheError(
             f"{remote.url} holds no {MANIFEST}.",
             "Without one it is no cache, or one that is still being pushed; nothing was fetched.",
             "Check the URL, or push it again to the end.",
         )
-    content = _bounded(remote, MANIFEST, LARGEST_MANIFEST_BYTES)
+    content = remote.bounded(MANIFEST, LARGEST_MANIFEST_BYTES)
     manifest = parse_manifest(content, f"{remote.url}/{MANIFEST}")
+    signatures = _remote_signatures(remote)
+    if trusted:
+        trusted_signer(remote.url, manifest, signatures, trusted)
     _refuse_other_contents(cache, manifest)
     with refuse_full_disk(cache):
         make_own_folder(cache / SHARDS)
         sync_folder(cache.absolute().parent)
         with hold_cache_alone(cache):
+            # Again, now that nobody else can change it.
+            _refuse_other_contents(cache, manifest)
             for shard in manifest.shards:
                 _fetch(remote, cache, manifest, shard)
                 advance(shard.bytes)
+            if signatures and (new := joined(own := read_signatures(cache), signatures, manifest)) != own:
+                write_signatures(cache, new)
             if not (cache / MANIFEST).exists():
                 publish_bytes(cache, manifest, content)
-    return read_manifest(cache)
+    return manifest
 
 
-def strip_text(cache: LogitCache, out: Path, *, command: list[str], duet_version: str) -> Manifest:
-    """Write the cache without its queries' text to `out`. Token ids stay, and decode to the queries: no anonymisation."""
-    source = cache.manifest
-    plan = Plan(fingerprint=source.fingerprint, rows=source.rows, shard_rows=source.provenance.shard_rows)
-    with CacheWriter(out, plan) as writer:
-        for index in writer.missing:
-            writer.write(index, [replace(cache.row(row), query="") for row in plan.shard_range(index)])
-        return writer.publish(source.prefix, derived(source, command, duet_version), source.licence, source.sensitivity)
-
-
-def _remote_manifest(remote: Remote, own: Path) -> Manifest | None:
+def _remote_manifest(remote: Remote, own: bytes) -> Manifest | None:
     if remote.size(MANIFEST) is None:
         return None
-    content = _bounded(remote, MANIFEST, LARGEST_MANIFEST_BYTES)
+    content = remote.bounded(MANIFEST, LARGEST_MANIFEST_BYTES)
     # On a file system without atomic writes, an interrupted push leaves the beginning of its manifest.
-    mine = own.read_bytes()
-    return None if mine.startswith(content) and mine != content else parse_manifest(content, f"{remote.url}/{MANIFEST}")
+    return None if own.startswith(content) and own != content else parse_manifest(content, f"{remote.url}/{MANIFEST}")
+
+
+def _remote_signatures(remote: Remote) -> list[Signature]:
+    if remote.size(SIGNATURE) is None:
+        return []
+    return parse_signatures(remote.bounded(SIGNATURE, LARGEST_SIGNATURE_BYTES), f"{remote.url}/{SIGNATURE}")
+
+
+def _send_signatures(remote: Remote, own: Sequence[Signature], manifest: Manifest) -> None:
+    """Those that others put there stay."""
+    there = _remote_signatures(remote)
+    if (new := joined(there, own, manifest)) == there:
+        return
+    _send_bytes(remote, signature_bytes(new), SIGNATURE)
+
+
+def _manifest_bytes(cache: LogitCache) -> bytes:
+    """The bytes of the manifest that the cache was opened by. Raises CacheError if another has come to lie there since."""
+    with open_plain(cache.folder / MANIFEST) as file:
+        content = file.read(LARGEST_MANIFEST_BYTES + 1)
+    if parse_manifest(content, cache.folder / MANIFEST) != cache.manifest:
+        raise CacheError(
+            f"{cache.folder / MANIFEST} was exchanged while it was being sent.",
+            "What was opened and checked is no longer there, so nothing was sent.",
+            "Give the same command again.",
+        )
+    return content
+
+
+def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
+    with TemporaryDirectory(prefix="duet-push-") as folder:
+        (path := Path(folder) / name).write_bytes(content)
+        _send(remote, path, name, hashlib.sha256(content).hexdigest())
 
 
 def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
@@ -218,24 +201,17 @@ def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> Non
     sync_folder(path.parent)
 
 
-def _bounded(remote: Remote, name: str, most: int) -> bytes:
-    content = bytearray()
-    for piece in remote.pieces(name):
-        content += piece
-        if len(content) > most:
-            raise CacheError(f"{remote.url}/{name} has more than {most:,} bytes.", "That is no manifest.")
-    return bytes(content)
-
-
 def _refuse_other_contents(cache: Path, manifest: Manifest) -> None:
     if not cache.exists():
         return
     names = {entry.name for entry in cache.iterdir()} if cache.is_dir() else {"a file"}
     if MANIFEST in names:
-        own = read_manifest(cache).cache_id
-        fault = f"another cache, {own[:12]}…" if own != manifest.cache_id else ""
+        own = read_manifest(cache)
+        fault = "the same rows under another manifest" if own != manifest else ""
+        if own.cache_id != manifest.cache_id:
+            fault = f"another cache, {own.cache_id[:12]}…"
     else:
-        fault = "something else" if names - {LOCK, SHARDS, MANIFEST + TEMPORARY_SUFFIX} else ""
+        fault = "something else" if names - OF_A_PULL else ""
     if fault:
         raise OutputExists(
             f"{cache} already holds {fault}.", "Nothing was fetched.", "Name another folder, or move that one away."

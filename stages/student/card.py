@@ -4,21 +4,32 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stages.files import write_atomically
+from stages.markdown_text import code, escaped, yaml_text
 from stages.student.settings import RunSettings
 
 SCORES_BEGIN, SCORES_END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NOT_YET = "Not evaluated yet. `duet evaluate` fills this in."
 
 
-def unlearned_card(*, base: str, cache_id: str, settings: RunSettings, duet_version: str) -> str:
-    """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it."""
+def unlearned_card(
+    *, base: str, cache_id: str, settings: RunSettings, duet_version: str, other_teacher: str | None = None
+) -> str:
+    """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it.
+
+    other_teacher: SHA-256 of the weights of the cache's teacher, if they are not the base's.
+    """
+    follows = (
+        "the prefixed model"
+        if other_teacher is None
+        else f"another prefixed model than its own base (weights and config with SHA-256 `{other_teacher}`)"
+    )
     return _card(
         base,
         settings,
         tags="unlearning, duet",
-        title=f"{Path(base).name}, unlearned with DUET",
-        about=f"""The effect of an unlearning prefix was distilled into the weights of `{base}` (DUET, ICLR 2026, arXiv 2601.21283):
-on the cached queries, this model's raw logits follow those of the prefixed model. It needs no prefix.
+        title=f"{escaped(Path(base).name)}, unlearned with DUET",
+        about=f"""The effect of an unlearning prefix was distilled into the weights of {code(base)}
+(DUET, ICLR 2026, arXiv 2601.21283): on the cached queries, this model's raw logits follow those of {follows}. It needs no prefix.
 
 - Method: {settings.method_in_words}
 - Logit cache: `{cache_id}`
@@ -30,13 +41,13 @@ Unlearning of this kind changes what the model says. It is no proof that nothing
 
 def finetuned_card(*, base: str, files: Sequence[str], settings: RunSettings, duet_version: str) -> str:
     """The card of a fine-tuned model: one that is to forget, or that never knew."""
-    listed = "\n".join(f"- Trained on: `{file}`" for file in files)
+    listed = "\n".join(f"- Trained on: {code(file)}" for file in files)
     return _card(
         base,
         settings,
         tags="duet",
-        title=f"{Path(base).name}, fine-tuned",
-        about=f"""`{base}`, fine-tuned on questions with their answers, to study unlearning.
+        title=f"{escaped(Path(base).name)}, fine-tuned",
+        about=f"""{code(base)}, fine-tuned on questions with their answers, to study unlearning.
 
 - Method: {settings.method_in_words}
 {listed}
@@ -45,9 +56,9 @@ def finetuned_card(*, base: str, files: Sequence[str], settings: RunSettings, du
 
 
 def _card(base: str, settings: RunSettings, *, tags: str, title: str, about: str) -> str:
-    rows = "\n".join(f"| {name} | {value} |" for name, value in settings.model_dump().items())
+    rows = "\n".join(f"| {name} | {escaped(str(value))} |" for name, value in settings.model_dump().items())
     return f"""---
-base_model: {base}
+base_model: {yaml_text(base)}
 library_name: transformers
 tags: [{tags}]
 ---

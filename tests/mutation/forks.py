@@ -29,7 +29,7 @@ HEAVY = (
     "torch", "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
     "transformers.models.gemma2.modeling_gemma2", "tokenizers", "numpy", "polars", "pyarrow", "pyarrow.parquet", "pydantic",
     "hypothesis", "hypothesis.strategies", "scipy.stats", "click.testing", "rich.console", "safetensors.torch", "jinja2",
-    "rouge_score.rouge_scorer", "filelock", "fsspec", "gguf", "lm_eval", "datasets",
+    "rouge_score.rouge_scorer", "filelock", "fsspec",
 )  # fmt: skip
 # What pytest does beside running tests, at half a second a run.
 SLOW_PLUGINS = ("cacheprovider", "unraisableexception", "threadexception", "faulthandler", "junitxml")

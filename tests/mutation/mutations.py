@@ -64,7 +64,9 @@ def _places(node: ast.AST, place: Place) -> Iterator[tuple[ast.expr | ast.stmt, 
         if _left_alone(node, name):
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
-            if not isinstance(child, ast.AST) or _is_docstring(child) or isinstance(child, ast.Assert | ast.Import):
+            if not isinstance(child, ast.AST) or _is_docstring(child) or isinstance(child, ast.Assert):
+                continue
+            if isinstance(child, ast.If) and _name(child.test) == "TYPE_CHECKING":
                 continue
             if isinstance(child, ast.expr | ast.stmt):
                 yield child, (*place, (name, index))
@@ -80,8 +82,6 @@ def _left_alone(node: ast.AST, field: str) -> bool:
         return node.arg in ("strict", "description")
     if isinstance(node, ast.Subscript):
         return _name(node.value) == "Literal"
-    if isinstance(node, ast.If):
-        return _name(node.test) == "TYPE_CHECKING"
     return isinstance(node, ast.JoinedStr) and field == "format_spec"
 
 
@@ -153,7 +153,7 @@ def _of_expression(node: ast.expr) -> Iterator[ast.expr]:
         yield ast.BinOp(node.left, OPERATORS[type(node.op)](), node.right)
     elif isinstance(node, ast.BoolOp):
         yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
-    elif isinstance(node, ast.UnaryOp):
+    elif isinstance(node, ast.UnaryOp) and not isinstance(node.op, ast.UAdd):
         yield node.operand
     elif isinstance(node, ast.IfExp):
         yield node.body

@@ -19,24 +19,15 @@ from stages.evaluation.report.document import (
     Table,
 )
 from stages.evaluation.report.words import NO_VALUE, counted, visible
+from stages.markdown_text import escaped
 
 MOST_ROWS = 40
 MOST_EXAMPLES = 8
-# An underscore inside a word is one; `](`, `][` and `]:` make links; a scheme or www. does where links need no brackets.
-ESCAPED = re.compile(r"[\\`*|~#]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|(?<=:)/(?=/)|(?<=www)\.", re.IGNORECASE)
 
 
 def markdown(document: Document, *, generator: str, page: str) -> str:
     """The document as GitHub's Markdown. page: name of the HTML file, which has what is left out here."""
     return "\n".join(_lines(document, generator, page)) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text on one line that Markdown shows as it is."""
-    # Spaces that do not break are kept: str.split would take them for ends of words.
-    line = re.sub(r"[ \t\r\n]+", " ", visible(text)).strip(" ")
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return ESCAPED.sub(lambda found: "\\" + found[0], line)
 
 
 def _lines(document: Document, generator: str, page: str) -> Iterator[str]:
@@ -47,7 +38,7 @@ def _lines(document: Document, generator: str, page: str) -> Iterator[str]:
     yield ""
     yield escaped(document.verdict.limit)
     yield ""
-    yield from (f"- {name}: {escaped(value)}" for name, value in document.facts)
+    yield from (f"- {escaped(name)}: {escaped(value)}" for name, value in document.facts)
     yield ""
     yield f"Figures, more rows and more answers: {escaped(page)}"
     yield ""

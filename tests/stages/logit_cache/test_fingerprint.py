@@ -113,6 +113,9 @@ def test_a_version_and_its_fields_go_together(change: dict[str, object]):
 def test_a_version_that_there_never_was_is_refused(version: object):
     with pytest.raises(ValidationError):
         make_fingerprint(format_version=version)
+    # Nor is it a version 1 by another number.
+    with pytest.raises(ValidationError):
+        make_fingerprint(**FORMAT_1 | {"format_version": version})
 
 
 def test_prompts_are_hashed_as_lengths_and_ids_in_little_endian():

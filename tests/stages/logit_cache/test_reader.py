@@ -10,20 +10,23 @@ import pytest
 from conftest import assert_same_row, make_fingerprint, make_row, write_cache
 
 from stages.errors import CacheError
-from stages.logit_cache import reader
+from stages.logit_cache import reader, shard_files
 from stages.logit_cache.fingerprint import Fingerprint, cache_id
 from stages.logit_cache.manifest import MANIFEST, SHARDS
 from stages.logit_cache.reader import LogitCache
 
-# Shards of 150 rows hold row groups of 64, 64 and 22; the last shard is one group of 50.
-ROWS, SHARD_ROWS = 200, 150
+# Two positions of four candidates a row, so with 512 candidates a group shards of 150 rows hold groups of 64, 64 and 22
+# rows; the last shard is one group of 50.
+ROWS, SHARD_ROWS, GROUP_CANDIDATES = 200, 150, 512
 
 
 @pytest.fixture(scope="module")
 def frozen(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that no test changes."""
     folder = tmp_path_factory.mktemp("caches") / "frozen"
-    write_cache(folder, ROWS, SHARD_ROWS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shard_files, "ROW_GROUP_CANDIDATES", GROUP_CANDIDATES)
+        write_cache(folder, ROWS, SHARD_ROWS)
     return folder
 
 
@@ -93,6 +96,34 @@ def test_row_groups_that_were_let_go_are_read_again(frozen: Path, monkeypatch: p
     opened = LogitCache(frozen)
     for index in (0, 199, 64, 1, 198):
         assert_same_row(opened.row(index), make_row(index, make_fingerprint()))
+
+
+def test_the_row_groups_of_the_cache_above_are_those_that_the_tests_speak_of(frozen: Path):
+    assert [table.num_rows for table in LogitCache(frozen).tables()] == [64, 64, 22, 50]
+
+
+def test_the_row_group_that_was_used_last_is_kept(frozen: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reader, "KEPT_ROW_GROUPS", 2)
+    opened = LogitCache(frozen)
+    first, second = opened.row(0), opened.row(64)
+    assert opened.row(0) is first
+
+    opened.row(128)
+
+    assert opened.row(0) is first
+    assert opened.row(64) is not second
+
+
+def test_so_many_shards_are_open_at_once_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cache(tmp_path / "cache", rows=20, shard_rows=2)
+    monkeypatch.setattr(reader, "KEPT_FILES", 3)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    opened = LogitCache(tmp_path / "cache")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+    for index in (*range(20), *range(20)):
+        assert_same_row(opened.row(index), make_row(index, make_fingerprint()))
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
 
 
 @pytest.mark.parametrize("index", [-1, ROWS])

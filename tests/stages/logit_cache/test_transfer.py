@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from conftest import write_cache
 from moto.server import ThreadedMotoServer
 
-from stages.errors import CacheError, OutputExists
+from stages.errors import CacheError, DuetError, OutputExists
 from stages.logit_cache import transfer
 from stages.logit_cache.fingerprint import Fingerprint, cache_id
 from stages.logit_cache.manifest import MANIFEST, SHARDS
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.transfer import Remote, pull, push, strip_text
+from stages.logit_cache.remote import Remote
+from stages.logit_cache.stripping import strip_text
+from stages.logit_cache.transfer import pull, push
 from stages.logit_cache.verification import verify
 
 
@@ -244,16 +247,119 @@ def test_an_altered_local_shard_is_refused_and_never_mended_in_place(
         pull(url, tmp_path / "back")
 
 
-def test_without_text_everything_but_the_queries_is_there(cache: LogitCache, tmp_path: Path) -> None:
-    strip_text(cache, tmp_path / "bare", command=["test"], duet_version="0")
+def test_a_second_push_without_text_sends_nothing(
+    cache: LogitCache, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strip_text(cache, tmp_path / "one")
+    push(LogitCache(tmp_path / "one"), url)
+    strip_text(cache, tmp_path / "two")
+    put = count_puts(monkeypatch)
 
-    bare = LogitCache(tmp_path / "bare")
-    assert bare.manifest.cache_id != cache.manifest.cache_id
-    assert bare.manifest.provenance.derived_from == [cache.manifest.cache_id]
-    assert bare.manifest.fingerprint == cache.manifest.fingerprint
-    for mine, theirs in zip(bare.rows(), cache.rows(), strict=True):
-        assert (mine.query, mine.example_id) == ("", theirs.example_id)
-        assert mine.topk_logits.tobytes() == theirs.topk_logits.tobytes()
-        assert mine.student_input_ids.tolist() == theirs.student_input_ids.tolist()
-    for shard in bare.manifest.shards:
-        assert b"query 3" not in (tmp_path / "bare" / SHARDS / shard.name).read_bytes()
+    push(LogitCache(tmp_path / "two"), url)
+
+    assert put == []
+
+
+def test_a_bucket_that_is_not_there_is_never_made(cache: LogitCache, bucket: str, tmp_path: Path) -> None:
+    for move in (lambda: push(cache, "s3://buckett/demo"), lambda: pull("s3://buckett/demo", tmp_path / "back")):
+        with pytest.raises(CacheError, match="there is no bucket buckett"):
+            move()
+
+    assert [Path(each).name for each in Remote(bucket).files.ls("", refresh=True)] == ["bucket"]
+
+
+def test_a_server_that_cannot_be_reached_says_so(cache: LogitCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(CacheError, match="cannot be reached"):
+        push(cache, "s3://bucket/demo")
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_host_that_nobody_knows_is_no_missing_cache(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="cannot be reached"):
+        pull("http://nowhere.invalid/cache", tmp_path / "back")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://AKIAEXAMPLE:sw0rdf/ish@bucket/cache",
+        "sftp://alice:sw0rdfish@nowhere.invalid/cache",
+        "https://nowhere.invalid/cache?sig=sw0rdfish&x=1",
+        "https://sw0rdfish@nowhere.invalid/cache",
+        "carrier-pigeon://alice:sw0rdfish@loft/cache",
+    ],
+)
+def test_no_error_quotes_what_opens_the_door(cache: LogitCache, url: str, tmp_path: Path, bucket: str) -> None:
+    for move in (lambda: push(cache, url), lambda: pull(url, tmp_path / "back")):
+        with pytest.raises(CacheError) as told:
+            move()
+        shown = "".join(traceback.format_exception(told.value.with_traceback(None)))
+        assert "sw0rd" not in str(told.value) + shown
+        assert "***" in str(told.value)
+
+
+def test_links_in_the_place_of_a_pull_lead_nowhere(cache: LogitCache, url: str, tmp_path: Path) -> None:
+    push(cache, url)
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    back = tmp_path / "back"
+    (back / SHARDS).mkdir(parents=True)
+    (back / f"{MANIFEST}.partial").symlink_to(victim)
+    (back / f"{names(cache)[0]}.partial").symlink_to(victim)
+    (back / names(cache)[1]).symlink_to(victim)
+
+    pull(url, back)
+
+    assert victim.read_text() == "precious"
+    assert not any(path.is_symlink() for path in back.rglob("*"))
+    for planted in (SHARDS, ".lock"):
+        other = tmp_path / f"other-{planted.strip('.')}"
+        other.mkdir()
+        (other / planted).symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(DuetError, match=r"is a link|a link\)"):
+            pull(url, other)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_manifest_that_is_exchanged_under_way_changes_nothing(
+    cache: LogitCache, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    push(cache, url)
+    own = read_remote(url, MANIFEST)
+    original = Remote.pieces
+
+    def exchanged(self: Remote, name: str) -> Iterator[bytes]:
+        yield from original(self, name)
+        if name == MANIFEST:
+            replace_remote(url, MANIFEST, b'{"format": "another"}')
+
+    monkeypatch.setattr(Remote, "pieces", exchanged)
+    assert pull(url, tmp_path / "back") == cache.manifest
+    assert (tmp_path / "back" / MANIFEST).read_bytes() == own
+
+
+def test_a_stream_that_never_ends_is_cut_off(
+    cache: LogitCache, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server names the right size and then sends on."""
+    push(cache, url)
+    original, sent = Remote.pieces, []
+
+    def endless(self: Remote, name: str) -> Iterator[bytes]:
+        if name == MANIFEST:
+            yield from original(self, name)
+            return
+        while True:
+            sent.append(name)
+            yield bytes(2**20)
+
+    monkeypatch.setattr(Remote, "pieces", endless)
+    with pytest.raises(CacheError, match="SHA-256"):
+        pull(url, tmp_path / "back")
+    assert len(sent) == 1
+    assert list((tmp_path / "back" / SHARDS).iterdir()) == []

@@ -93,13 +93,13 @@ def test_a_share_that_holds_out_nothing_of_a_split_is_refused(forget: int, retai
 
 def test_a_seed_names_the_same_batches_in_every_release() -> None:
     # Worked out from the raw words of numpy's PCG64, sorted in plain Python: a run is resumed, and another's repeated, by
-    # its seed. One row of each split is held out, so 4 of 10 are forget rows, and 2 of each batch of 5; the ranks are
-    # ¼ and ¾ of the forget set, 1/6, 3/6 and 5/6 of the retain set.
-    stream = SampleStream(splits(5, 7), batch_rows=5, seed=3, validation_share=0.2)
+    # its seed. Two of five and three of seven rows are held out, so 3 of 7 are forget rows, and 2 of each batch of 5; the
+    # ranks are ¼ and ¾ of the forget set, 1/6, 3/6 and 5/6 of the retain set.
+    stream = SampleStream(splits(5, 7), batch_rows=5, seed=3, validation_share=0.4)
 
-    assert stream.validation_rows.tolist() == [4, 5]
+    assert stream.validation_rows.tolist() == [0, 4, 5, 6, 8]
     assert [stream.rows_of(step).tolist() for step in range(4)] == [
-        [6, 0, 8, 1, 7], [9, 3, 10, 2, 11], [9, 3, 8, 1, 11], [6, 2, 7, 0, 10],
+        [7, 1, 10, 2, 9], [11, 3, 11, 2, 10], [7, 3, 9, 1, 10], [11, 3, 7, 2, 9],
     ]  # fmt: skip
 
 
@@ -121,12 +121,23 @@ def test_a_pool_is_walked_in_the_same_order_in_every_release() -> None:
 def test_rows_of_a_pool_are_grouped_by_length_and_the_groups_shuffled() -> None:
     # Lengths count in steps of 16: rows 0, 2 and 5 are shorter than 16, rows 3 and 6 than 32, rows 1 and 4 than 48.
     tokens = np.array([0, 40, 15, 16, 47, 3, 31, 48])
-    stream = PooledStream(8, batch_rows=3, seed=4, tokens=tokens)
 
-    # Two passes of three batches: nine places of a walk over eight rows, so one row comes twice.
-    assert [stream.rows_of(step).tolist() for step in range(6)] == [
-        [4, 1, 7], [5, 0, 2], [3, 6, 1], [4, 1, 7], [5, 6, 3], [0, 5, 2],
+    stream = PooledStream(8, batch_rows=2, seed=5, tokens=tokens)
+    # The passes of the walk are 7 4 3 5 6 2 0 1 and 7 1 3 6 2 0 5 4.
+    assert [stream.rows_of(step).tolist() for step in range(8)] == [
+        [0, 3], [5, 2], [6, 4], [1, 7], [5, 3], [6, 1], [4, 7], [2, 0],
     ]  # fmt: skip
+    # Three batches of three are nine places of the walk over eight rows, so one row comes twice.
+    stream = PooledStream(8, batch_rows=3, seed=5, tokens=tokens)
+    assert [stream.rows_of(step).tolist() for step in range(3)] == [[3, 6, 4], [5, 2, 0], [1, 7, 7]]
+
+
+def test_the_one_forget_row_of_a_batch_stands_in_its_middle() -> None:
+    # Ranks: ½ for the forget row; 1/8, 3/8, 5/8 and 7/8 for the others.
+    stream = SampleStream(splits(2, 8), batch_rows=5, seed=0)
+
+    assert (stream.rows_of(0) < 2).tolist() == [False, False, True, False, False]
+    assert stream.batch_rows == 5
 
 
 def test_a_pool_holds_nothing_out_unless_told_and_may_be_one_batch() -> None:

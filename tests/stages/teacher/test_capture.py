@@ -218,6 +218,53 @@ def test_an_engine_whose_rows_depend_on_their_batch_is_refused_before_any_row(
     assert not list((tmp_path / "cache").glob("shards/*.parquet"))
 
 
+class ShiftedEngine(TransformersEngine):
+    """One that gives other logits at one position than alone, by this share of the prompt's largest logit."""
+
+    share, place = 0.0, 0
+
+    def continue_greedily(self, prompts: list[list[int]], **options: object) -> list[Continuation]:
+        said = super().continue_greedily(prompts, **options)
+        for prompt, one in zip(prompts, said, strict=True):
+            if self.place < len(one.topk_logits):
+                largest = np.abs(self.whole_vocabulary([*prompt, *one.token_ids[: self.place].tolist()])).max()
+                one.topk_logits[self.place] += self.share * largest
+        return said
+
+
+@pytest.mark.parametrize(("dtype", "agreement"), [("float32", 0.002), ("float16", 0.02), ("bfloat16", 0.05)])
+def test_a_batch_may_differ_from_its_rows_alone_by_what_the_dtype_rounds_and_no_more(
+    dtype: Dtype, agreement: float, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine = ShiftedEngine(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+    fingerprint = make_plan().fingerprint.model_copy(update={"dtype": dtype, "positions": 1})
+    chosen = [*prompts[:1], *prompts[-1:]]
+
+    for share, refused in ((0.9 * agreement, False), (-1.1 * agreement, True)):
+        engine.share = share
+        with CacheWriter(tmp_path / str(share), Plan(fingerprint=fingerprint, rows=2, shard_rows=2)) as writer:
+            if refused:
+                with pytest.raises(EngineError, match=rf"by {-share:.1%} at position 1\."):
+                    capture(engine, chosen, writer)
+            else:
+                capture(engine, chosen, writer)
+
+
+@pytest.mark.parametrize(("place", "compared"), [(0, True), (1, True), (2, False)])
+def test_the_first_two_positions_are_compared_that_read_from_the_prompt_and_from_what_is_kept_of_it(
+    place: int, compared: bool, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine = ShiftedEngine(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+    engine.share, engine.place = 0.1, place
+
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        if compared:
+            with pytest.raises(EngineError, match=rf"by 10\.0% at position {place + 1}\."):
+                capture(engine, prompts, writer)
+        else:
+            capture(engine, prompts, writer)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_is_no_difference(dtype: Dtype, tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
     engine = TransformersEngine(EngineOptions(tiny_model, dtype, 1024, (), batch_rows=12))
