@@ -16,7 +16,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill models-page mutants test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill bench-hostile bench-kills models-page mutants test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -99,6 +99,12 @@ bench-cache: model ## Bytes per position, speed and memory of the logit cache on
 
 bench-distill: model ## What streaming, full logits, a shared beginning and a larger cache cost a training step → docs/results/distill-benchmark.md
 	PYTHONPATH=.:tests $(VENV)/bin/python tests/bench_distill.py
+
+bench-hostile: setup ## 10,000 hostile caches, each read in every way → docs/results/hostile.md
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests $(VENV)/bin/python tests/hostility/measure.py --cases 10000 --seed 0
+
+bench-kills: setup ## Commands killed at random and given again, 1,000 times on tiny models → docs/results/kills.md
+	PYTHONPATH=.:tests $(VENV)/bin/python tests/kills/measure.py --seed 0
 
 models-page: setup ## Compare every architecture of the matrix with plain forward passes, in both engines → docs/models.md
 	PYTHONPATH=.:tests $(VENV)/bin/python tests/conformance/write_page.py

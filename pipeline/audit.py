@@ -12,22 +12,24 @@ from typing import Any, get_args
 
 import click
 
-from pipeline.audit_parts import PARTS, Context
+from pipeline.audit_parts import PARTS, SCRATCH, Context
 from pipeline.baseline import baseline_heard, baseline_rows
 from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
 from pipeline.isolation import in_own_process
-from pipeline.models import Models, refuse_other_template
+from pipeline.models import Models, notes_on_training, refuse_other_template
 from pipeline.options import settings_options
 from pipeline.questions import left_out, left_out_tasks
 from pipeline.settings import Settings, load_settings
-from stages.errors import DuetError
+from stages.errors import DataError, DuetError
 from stages.evaluation.attacks import AttackName
 from stages.evaluation.questions import load_questions
 from stages.files import read_json, write_json
 from stages.logit_cache.fingerprint import sha256_json
 
 SAMPLES = 32
+PART_NEEDED = "A part of an audit was needed."
+DELETE_PART = "Delete it: that part is measured again."
 
 
 @click.command()
@@ -61,11 +63,15 @@ def audit(
     quieten_libraries()
     models = Models.named(base=settings.model.path, student=student, control=control)
     refuse_other_template(settings, models.student)
+    for note in notes_on_training(settings, models):
+        say(note)
     inputs = models.inputs(settings) | {"relearning": relearning_inputs(settings)}
+    desk = Desk(out.with_suffix(".parts"), inputs)
     if holds_already(out, inputs | {"without": " ".join(sorted(without))}, settings):
+        desk.clear()
         return
     began = time.perf_counter()
-    desk = Desk(out.with_suffix(".parts"), inputs)
+    desk.sweep_up()
     found = desk.measured("questions", partial(_questions, settings, models, baseline, inputs))
     context = Context(settings, models, found, baseline_rows(baseline, inputs), desk.folder)
     for name, part in PARTS.items():
@@ -110,22 +116,31 @@ class Desk:
         """The part as it was measured before, or measured now and written down. Remembers the seconds it took."""
         path = self.folder / f"{name}.json"
         if path.is_file():
-            record = read_json(path, "A part of an audit was needed.", "Delete it: that part is measured again.")
-            if record["inputs"] == self._inputs:
+            record = read_json(path, PART_NEEDED, DELETE_PART)
+            found, seconds = record.get("found"), record.get("seconds")
+            if record.get("inputs") == self._inputs:
+                if not isinstance(found, dict) or not isinstance(seconds, int | float):
+                    raise DataError(f"{path} is no part of an audit.", PART_NEEDED, DELETE_PART)
                 say(f"{name}: measured before, taken from {path}.")
-                self.seconds[name] = record["seconds"]
-                self.seconds_before += record["seconds"]
-                return dict(record["found"])
+                self.seconds[name] = seconds
+                self.seconds_before += seconds
+                return found
         began = time.perf_counter()
-        found = measure()
+        measured = measure()
         self.seconds[name] = round(time.perf_counter() - began, 1)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, {"inputs": self._inputs, "seconds": self.seconds[name], "found": found})
-        return dict(found)
+        write_json(path, {"inputs": self._inputs, "seconds": self.seconds[name], "found": measured})
+        return dict(measured)
+
+    def sweep_up(self) -> None:
+        """Remove the temporary folders of an audit that was killed."""
+        for left in self.folder.glob(SCRATCH + "*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove what the finished file now holds."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if (self.folder / "questions.json").is_file():  # the first part of any audit: the folder is one of ours
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def audited(settings: Settings) -> tuple[Settings, dict[str, str]]:

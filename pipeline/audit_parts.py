@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
 PRECISIONS = ("int8", "int4")
+# Begins the names of temporary folders, which an audit that was killed leaves to the next one.
+SCRATCH = "scratch-"
 LENS_QUESTIONS = 64
 
 
@@ -107,7 +109,9 @@ def relearnt(context: Context) -> dict[str, Any]:
         for diet in diets(settings, file):
             for role, folder in context.left("relearning").items():
                 if role != "base":
-                    curve = in_own_process(relearn, settings, folder, role, diet, file)
+                    context.scratch.mkdir(parents=True, exist_ok=True)
+                    with tempfile.TemporaryDirectory(dir=context.scratch, prefix=SCRATCH) as scratch:
+                        curve = in_own_process(relearn, settings, folder, role, diet, file, Path(scratch))
                     scores.append(curve.scores)
                     answers.append(curve.answers)
     unrelated = {} if settings.relearning.unrelated else {"relearning, unrelated": "no file under relearning.unrelated"}
@@ -134,7 +138,7 @@ def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Pat
 
     asked, items = settings.evaluation, plan(question_files(settings), (), {})
     scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=SCRATCH) as folder:
         copy = quantised_copy(student, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
         prompter = prompter_for(settings, copy)
         engine = start_for(settings, copy, longest_prompt(prompter, items, None) + asked.max_tokens)

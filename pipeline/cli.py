@@ -3,6 +3,8 @@
 Importing it loads neither torch nor an engine; each command does when it runs.
 """
 
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -12,9 +14,10 @@ from pipeline.ask import ask
 from pipeline.audit import audit
 from pipeline.cache import cache
 from pipeline.compare import compare
-from pipeline.console import open_terminal, write_error, write_traceback
+from pipeline.console import open_terminal, write_traceback
 from pipeline.default_model import default_model
 from pipeline.distill import distill
+from pipeline.ending import REFUSALS, flush_stdout, nobody_reads, refusal_in, refused, stopped, tell
 from pipeline.evaluate import evaluate
 from pipeline.finetune import finetune
 from pipeline.prefixes import prefixes
@@ -23,29 +26,80 @@ from pipeline.results import results
 from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
-from stages.errors import DuetError
+from stages.errors import DuetError, OutputUnwritable, Stopped
+from stages.interruption import code_of, end_quietly, is_one_of_many, listen, open_standard_streams, received
 from stages.visible import visible
+
+# Where a context keeps the arguments that it was made from.
+GIVEN = "pipeline.given"
 
 
 class DuetGroup(click.Group):
-    """Shows a DuetError as one message, and ends with its exit code."""
+    """The one door through which a command ends: each expected error, refusal of the machine and signal is one message."""
 
-    def main(self, *args: Any, **options: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **named: Any) -> Any:
+        is_process = args is None
+        given = list(sys.argv[1:] if args is None else args)
+        if is_process:
+            open_standard_streams()
+            listen()
         open_terminal()
-        return super().main(*args, **options)
+        try:
+            return super().main(given, *more, **named)
+        except OSError as error:  # while click itself printed something, such as the help
+            if error.errno not in REFUSALS:
+                raise
+            tell(str(refused(error, given)))
+            sys.exit(OutputUnwritable.exit_code)
+        except SystemExit as end:
+            if is_process and received and isinstance(end.code, int):
+                end_quietly(end.code)
+            raise
+        finally:
+            if is_process:
+                flush_stdout()
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        given = list(args)  # click takes the words away as it reads them
+        context = super().make_context(info_name, args, parent, **extra)
+        context.meta[GIVEN] = given
+        return context
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except DuetError as error:
-            if ctx.params.get("debug"):
-                write_traceback()
-            write_error(f"Error: {error}")
-            ctx.exit(error.exit_code)
+        except (click.exceptions.Exit, SystemExit):
+            raise
         except click.ClickException as error:
             # A name on the command line may be that of a file from elsewhere.
             error.message = visible(error.message)  # type: ignore[misc]
             raise
+        # Wide on purpose: a signal may reach us as an exception of the library that it interrupted. All else goes on.
+        except BaseException as error:
+            shown = ending(error, ctx.meta[GIVEN])
+            if shown is None:
+                raise
+            if ctx.params.get("debug"):
+                write_traceback()
+            message, code = shown
+            tell(message)
+            ctx.exit(code)
+
+
+def ending(error: BaseException, given: Sequence[str]) -> tuple[str, int] | None:
+    """What is said at the end of a command that failed so, and its exit code; None for a fault that nobody expects."""
+    code = error.exit_code if isinstance(error, Stopped) else code_of(error)
+    if code is not None:
+        # Of several training processes that one command started, that one speaks.
+        told = str(error) if isinstance(error, Stopped) else stopped(code, given)
+        return "" if is_one_of_many() else f"Error: {told}", code
+    if nobody_reads(error):
+        return "", 1
+    if (refusal := refusal_in(error)) is not None:
+        error = refused(refusal, given)
+    return (f"Error: {error}", error.exit_code) if isinstance(error, DuetError) else None
 
 
 @click.group(cls=DuetGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

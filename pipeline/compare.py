@@ -36,10 +36,10 @@ def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> 
     if as_seeds:
         refuse_other_settings(found)
     text = "\n".join((seed_tables if as_seeds else run_table)(list(found.values()))) + "\n"
-    write(text)
     if out:
         refuse_unwritable(out)
         write_atomically(out, text.encode())
+    write(text)
 
 
 def refuse_other_questions(evaluations: Mapping[Path, dict[str, Any]]) -> None:

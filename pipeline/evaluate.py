@@ -6,9 +6,9 @@ from pathlib import Path
 import click
 
 from pipeline.baseline import baseline_heard
-from pipeline.console import quieten_libraries
+from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
-from pipeline.models import Models, refuse_other_template
+from pipeline.models import Models, notes_on_training, refuse_other_template
 from pipeline.options import settings_options
 from pipeline.settings import load_settings
 
@@ -37,6 +37,8 @@ def evaluate(
     quieten_libraries()
     models = Models.named(base=settings.model.path, student=student)
     refuse_other_template(settings, models.student)
+    for note in notes_on_training(settings, models):
+        say(note)
     inputs = models.inputs(settings)
     if holds_already(out, inputs, settings):
         return

@@ -100,11 +100,17 @@ def run_record(
 
 
 def publish(evaluation: dict[str, Any], out: Path, settings: Settings, models: Models) -> None:
-    """Write the file, put the scores into the student's card, and show them."""
+    """Put the scores into the student's card, write the file, and show them.
+
+    The file comes last: where it is, nothing is left to be done.
+    """
     from stages.student.card import write_scores
 
+    try:
+        write_scores(models.student, markdown_scores(evaluation, settings.evaluation.forget_files))
+    except OSError as error:  # the model may be another's; its scores are in the file all the same
+        say(f"Warning: the scores are not in the card of {models.student}, which cannot be written ({error.strerror}).")
     write_json(out, evaluation)
-    write_scores(models.student, markdown_scores(evaluation, settings.evaluation.forget_files))
     print_scores(evaluation, settings.evaluation.forget_files)
     say(f"Scores and all answers are in {out}.")
 

@@ -19,7 +19,7 @@ from pipeline.settings import Settings, load_settings
 from pipeline.training import Training, carry_out
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, TaughtQuestion, load_taught
-from stages.language_model.folder import hash_tokenizer, hash_weights, load_tokenizer, resolve_model
+from stages.language_model.folder import context_length, hash_tokenizer, hash_weights, load_tokenizer, resolve_model
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
 from stages.logit_cache.fingerprint import sha256_json
@@ -77,7 +77,13 @@ def planned(settings: Settings, base: Path, run: Path, *, without_forget: bool) 
 
         own, ends = settings.finetune, prompter.stop_ids(base, may_think=False)
         examples = [each for split, asked in questions.items() for each in examples_of(prompter, ends, asked, split)]
-        return Finetuning(examples, own, validation_share=own.validation_share, group_by_length=own.group_by_length)
+        return Finetuning(
+            examples,
+            own,
+            validation_share=own.validation_share,
+            group_by_length=own.group_by_length,
+            context_length=context_length(base),
+        )
 
     identity = {
         "base_sha256": hash_weights(base),

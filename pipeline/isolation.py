@@ -1,36 +1,104 @@
 """Run a function in a process of its own: vLLM gives an engine's memory back only when its process ends."""
 
 import os
+import pickle
+import signal
 import threading
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import time
+import traceback
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
-from stages.errors import EngineError
+from stages.errors import DuetError, EngineError
+from stages.interruption import INTERRUPTED, code_of, end_quietly, listen
+
+# So long a process may take to give back what it holds, such as temporary folders, before it is killed.
+UNWINDING_S = 10.0
 
 
 def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments), in a fresh process. Its exceptions are raised here; both must be picklable."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
+    """function(*arguments), in a fresh process. Its exceptions are raised here; both must be picklable.
+
+    What ends the wait here, a signal above all, ends that process as well.
+    """
+    context = get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_answer, args=(sender, function, arguments))
+    try:
+        # Ctrl-C in a terminal reaches every process of it; this one decides, and tells the other by SIGTERM.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            return pool.submit(function, *arguments).result()
-        except BrokenProcessPool as error:
-            raise EngineError(
-                "The process that ran the model was killed.",
-                "Most often it ran out of memory.",
-                "Use less:  --set model.batch_rows=8",
-            ) from error
+            child.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        sender.close()
+        found, error = receiver.recv()
+    except EOFError:
+        child.join()
+        raise EngineError(
+            "The process that ran the model was killed.",
+            "Most often it ran out of memory.",
+            "Use less:  --set model.batch_rows=8",
+        ) from None
+    except BaseException:
+        _end(child)
+        raise
+    finally:
+        receiver.close()
+    child.join()
+    if error is not None:
+        raise error
+    return found
+
+
+def _answer(sender: Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    listen()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    answer: tuple[Any, BaseException | None]
+    try:
+        answer = (function(*arguments), None)
+    # Wide on purpose: whatever it is, it is the caller's to handle.
+    except BaseException as error:
+        if code_of(error) is not None:
+            end_quietly(INTERRUPTED)
+            os._exit(INTERRUPTED)
+        if not isinstance(error, DuetError):
+            error.add_note(f"In the process that ran {function.__name__}:\n{traceback.format_exc()}")
+        answer = (None, error)
+    sender.send_bytes(_pickled(answer))
+
+
+def _pickled(answer: tuple[Any, BaseException | None]) -> bytes:
+    """The answer as bytes; of an exception that cannot be sent, what it says."""
+    try:
+        content = pickle.dumps(answer)
+        pickle.loads(content)
+    # Wide on purpose: an exception's own class may fail in any way when it is made again.
+    except Exception:
+        if answer[1] is None:
+            raise
+        content = pickle.dumps((None, RuntimeError(f"{type(answer[1]).__name__}: {answer[1]}")))
+    return content
+
+
+def _end(child: BaseProcess) -> None:
+    if child.pid is None:
+        return
+    child.terminate()
+    child.join(UNWINDING_S)
+    if child.is_alive():
+        child.kill()
+        child.join()
 
 
 def _end_with_parent() -> None:
     """A killed command must not leave a process behind that goes on computing for nobody."""
     parent = parent_process()
     assert parent is not None
-
-    def watch() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(UNWINDING_S)
+    os._exit(1)

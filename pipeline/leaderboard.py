@@ -153,11 +153,8 @@ class Leaderboard:
     def markdown(self) -> str:
         """The finished runs as a Markdown table, base and teacher in a line below."""
         head, lines = self._lines()
-        table = [
-            f"| {' | '.join(map(escaped, head))} |",
-            "|" + "---:|" * len(head),
-            *(f"| {' | '.join(map(escaped, line))} |" for line in lines),
-        ]
+        title, *rows = (f"| {' | '.join(map(escaped, line))} |" for line in (head, *lines))
+        table = [title, "|" + "---:|" * len(head), *rows]
         others = "; ".join(
             f"{name}: forget {forget:.1f}, kept {kept:.1f}" for name, (forget, kept) in self.others.items()
         )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, TypeAdapter
 
 from pipeline.isolation import in_own_process
-from pipeline.prompting import prompter_for, trained_otherwise
+from pipeline.prompting import prompter_for, read_run, trained_otherwise
 from pipeline.questions import choice_files, everything_asked, task_digests, unseen_files
 from pipeline.run_folder import FINISHED
 from pipeline.settings import Settings
@@ -91,6 +91,23 @@ def refuse_other_template(settings: Settings, student: Path) -> None:
             "It would be asked other prompts than it was trained on, so nothing was asked.",
             f"Set model.template, model.template_variables and model.template_date as in {student.parent / FINISHED}.",
         )
+
+
+def notes_on_training(settings: Settings, models: Models) -> list[str]:
+    """A warning for each thing that the student was distilled from and that is another one here, by its run's record."""
+    record = read_run(models.student)
+    notes = []
+    if (trained := record.get("prefix_sha256")) and trained != load_prefix(settings.data.prefix).sha256():
+        notes.append(
+            f"Warning: data.prefix is another prefix than {models.student} was distilled from: "
+            "the teacher in these scores is not its teacher."
+        )
+    if record.get("cache_id") and record.get("base_sha256") != hash_weights(models.base):
+        notes.append(
+            f"Warning: model.path is another model than {models.student} was trained from: "
+            "the base in these scores is not its base."
+        )
+    return notes
 
 
 def _asked_inputs(settings: Settings, model: Path, weights: str) -> str:

@@ -41,9 +41,9 @@ def prefixes(config: str, overrides: tuple[str, ...], candidates: tuple[Path, ..
         load_prefix(path)
     answers = in_own_process(answers_behind, settings, resolve_model(settings.model.path), candidates)
     text = prefix_table(answers, settings.evaluation.forget_files)
-    write(text)
     if out:
         write_atomically(out, text.encode())
+    write(text)
 
 
 def names_of(candidates: Sequence[Path]) -> dict[str, Path]:

@@ -1,6 +1,7 @@
 """Settings and a model folder in, the one way in which that model is asked out."""
 
 from pathlib import Path
+from typing import Any
 
 from pipeline.run_folder import FINISHED
 from pipeline.settings import ModelSettings, Settings
@@ -25,8 +26,13 @@ def prompter_of(how: ModelSettings, model: Path) -> Prompter:
     )
 
 
+def read_run(model: Path) -> dict[str, Any]:
+    """The record of the run of ours that trained this model; empty if there is none beside it."""
+    record = model.parent / FINISHED
+    return read_json(record) if record.is_file() else {}
+
+
 def trained_otherwise(model: Path, prompter: Prompter) -> bool:
     """Whether a run of ours trained this model through another template than the prompter's."""
-    record = model.parent / FINISHED
-    trained = read_json(record).get("template_sha256") if record.is_file() else None
+    trained = read_run(model).get("template_sha256")
     return trained is not None and trained != prompter.template_sha256()

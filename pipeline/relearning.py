@@ -18,6 +18,7 @@ from pipeline.prompting import prompter_for
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.questions import Question, load_questions
+from stages.language_model.folder import context_length
 
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
@@ -59,10 +60,13 @@ def diets(settings: Settings, file: str) -> dict[Diet, list[Question]]:
     return found
 
 
-def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file: str) -> Relearnt:
+def relearn(
+    settings: Settings, model: Path, role: "ModelRole", diet: Diet, file: str, scratch: Path | None = None
+) -> Relearnt:
     """Train the model in this folder on one diet, and ask it the held-out half of `file` after each of the settings' steps.
 
-    In a process of its own: DeepSpeed keeps what it holds. The folder is only read.
+    In a process of its own: DeepSpeed keeps what it holds. The folder is only read. scratch: where its metrics pass through;
+    default: the system's temporary folder.
     """
     quieten_libraries()
     from stages.evaluation.interview import interview, longest_prompt, plan
@@ -78,7 +82,9 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
     _, held_out = halves(load_questions(asked.questions[file]))
     items = plan({HALF.format(file): held_out}, (), {})
     lesson = Finetuning(
-        examples_of(prompter, prompter.stop_ids(model, may_think=False), diets(settings, file)[diet], "forget"), own
+        examples_of(prompter, prompter.stop_ids(model, may_think=False), diets(settings, file)[diet], "forget"),
+        own,
+        context_length=context_length(model),
     )
     trainer = StudentTrainer(model, lesson, own, total_steps=own.steps[-1])
     options = EngineOptions(
@@ -98,7 +104,7 @@ def relearn(settings: Settings, model: Path, role: "ModelRole", diet: Diet, file
         answers.append(said.with_columns(attack=pl.lit(str(step) if step else None, pl.String)))
 
     label = f"relearning: {role}, {diet} ({file})"
-    with tempfile.TemporaryDirectory() as run, progress(label, own.steps[-1], "steps") as advance:
+    with tempfile.TemporaryDirectory(dir=scratch) as run, progress(label, own.steps[-1], "steps") as advance:
         ask(0)
 
         def report(metrics: StepMetrics) -> None:

@@ -8,7 +8,7 @@ from pipeline.compare import load_evaluation, refuse_other_questions, refuse_oth
 from pipeline.console import write
 from pipeline.seeds import seed_tables
 from stages.errors import DataError, OutputExists
-from stages.files import write_atomically
+from stages.files import refuse_unwritable, write_atomically
 
 HEAD = """# Results
 
@@ -31,6 +31,7 @@ def results(topics: tuple[str, ...], out: Path) -> None:
     Example:  duet results capitals=runs/results/capitals fictitious=runs/results/fictitious --out RESULTS.md
     """
     sections = sections_of(out)
+    refuse_unwritable(out)
     for topic in topics:
         name, separator, folder = topic.partition("=")
         files = sorted(Path(folder).glob("seed-*/audit.json")) if separator else []

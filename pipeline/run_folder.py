@@ -1,5 +1,6 @@
 """The folder of a training run: claimed, locked, finished or another's; a run killed half-way passes for none of these."""
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +15,11 @@ from stages.student.settings import NOT_DETERMINING
 
 PLAN = "plan.json"
 FINISHED = "run.json"
+# As stages/student/checkpoints.py has it, which loads torch.
+CHECKPOINTS = "checkpoints"
 # Laid into the run by the process that was told to stop, for those that train.
 STOP = "stop"
+MODEL = "model"
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class RunFolder:
     @property
     def model(self) -> Path:
         """Where the trained model appears, whole."""
-        return self.path / "model"
+        return self.path / MODEL
 
     @property
     def stop_file(self) -> Path:
@@ -98,12 +102,45 @@ class RunFolder:
 
     def hold_alone(self) -> FolderLock:
         """Keep every other process from training here, as long as this one lives. Raises TrainingError."""
-        busy = TrainingError(
+        return hold_alone(self.path, self._busy())
+
+    def _busy(self) -> TrainingError:
+        return TrainingError(
             f"{self.path} is being trained by another process.",
             "Two would overwrite each other's checkpoints, so this one stopped.",
             "Wait for the other or end it, or name another folder with --out (make: RUN=…).",
         )
-        return hold_alone(self.path, busy)
+
+    def clear(self) -> None:
+        """Remove what an attempt that was killed has left beside the run: temporary folders and files, and a request to stop.
+
+        To be called by whoever holds the folder alone.
+        """
+        for path in (*self.path.glob("*" + TEMPORARY_SUFFIX), *self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """The same in a finished run, checkpoints included, unless another process is at work in it."""
+        left = [self.path / CHECKPOINTS, self.stop_file, *self.path.glob("*" + TEMPORARY_SUFFIX)]
+        left += self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")
+        if not any(path.exists() or path.is_symlink() for path in left):
+            return
+        busy = self._busy()
+        try:
+            lock = hold_alone(self.path, busy)
+        except TrainingError as error:
+            if error is not busy:
+                raise
+            return
+        try:
+            self.stop_file.unlink(missing_ok=True)
+            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
+            self.clear()
+        finally:
+            lock.release()
 
     def begin(self) -> None:
         """Claim the folder for this run. What an unfinished attempt at the same run left is written anew."""

@@ -96,7 +96,8 @@ def _target_lines(evaluations: Sequence[dict[str, Any]], forget: Sequence[str]) 
     yield "| target | found | bound | reached |"
     yield "|---|---:|---:|---|"
     for verdict in verdicts(summary, forget):
-        yield f"| {escaped(verdict.target)} | {verdict.found:.1f} | {verdict.bound:.1f} | {'yes' if verdict.reached else '**no**'} |"
+        reached = "yes" if verdict.reached else "**no**"
+        yield f"| {escaped(verdict.target)} | {verdict.found:.1f} | {verdict.bound:.1f} | {reached} |"
     yield ""
 
 

@@ -6,7 +6,6 @@ are and remembers them; every run is two ordinary commands, `duet distill` and `
 
 import os
 import queue
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,13 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import say
+from pipeline.cache_match import notes_on
+from pipeline.console import quieten_libraries, say
 from pipeline.leaderboard import Leaderboard
 from pipeline.options import settings_options
 from pipeline.settings import Range, Settings, SweepSettings, load_settings
 from pipeline.trust import refuse_untrusted
 from stages.errors import DuetError, OutputExists, SettingsError
 from stages.files import read_json, refuse_unwritable, write_json
+from stages.interruption import received, started
+from stages.language_model.folder import resolve_model
 from stages.language_model.hardware import gpu_count
 from stages.logit_cache.fingerprint import sha256_json
 from stages.logit_cache.manifest import MANIFEST, read_manifest
@@ -74,6 +76,10 @@ def sweep(
     frozen = LogitCache(cache)
     refuse_untrusted(settings, frozen)
     refuse_bad_axes(settings.sweep, frozen)
+    quieten_libraries()
+    # Each run says so, too; a cache that does not belong to the student fails all of them.
+    for note in notes_on(settings, frozen, resolve_model(settings.model.path)):
+        say(note)
     base = Sweep(config, overrides, settings, cache, frozen.manifest.cache_id, sweep_folder, held_out)
     base.claim()
     jobs = jobs or max(gpu_count(), 1)
@@ -182,8 +188,8 @@ class Sweep:
         with open(log, "a", encoding="utf-8") as file:
             file.write(f"$ duet {' '.join(arguments)}\n")
             file.flush()
-            command = [sys.executable, "-m", "pipeline", *arguments]
-            code = subprocess.run(command, stdout=file, stderr=file, env=environment, check=False).returncode
+            with started([sys.executable, "-m", "pipeline", *arguments], environment, file) as child:
+                code = child.wait()
         if code:
             said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
             found = next((line for line in reversed(said) if line.startswith("Error")), said[-1])
@@ -214,6 +220,9 @@ def run_all(base: Sweep, board: Leaderboard, jobs: int) -> None:
             run = base.run(axes, gpu)
         except DuetError as error:
             trial.set_user_attr("error", str(error))
+            if received:  # the whole sweep is to end, and its runs were stopped for that
+                trial.study.stop()
+                raise RunFailed(str(error)) from error
             say(f"failed: {named}: {error}")
             raise RunFailed(str(error)) from error
         finally:

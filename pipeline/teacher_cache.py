@@ -100,7 +100,7 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
             settings.data.sensitivity,
         )
     say(describe(cache, manifest))
-    if warning := says_one_thing(LogitCache(cache, verify_hashes=False), prepared.prompter):
+    if warning := says_one_thing(LogitCache(cache), prepared.prompter):
         say(warning)
     if prepared.prefix is None:
         say(f"Next:  duet cache diff {shlex.quote(str(cache))} CACHE, with a cache of the same queries behind a prefix")

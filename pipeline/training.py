@@ -45,6 +45,7 @@ def carry_out(training: Training) -> None:
     """Train, unless it is done already. Raises OutputExists, TrainingError, and Stopped after SIGTERM."""
     folder, settings = training.folder, training.settings
     if folder.is_finished():
+        folder.tidy()
         say(f"{folder.path} is finished already: nothing to do.")
         return
     from stages.student.export import check_export
@@ -58,6 +59,8 @@ def carry_out(training: Training) -> None:
     if processes == 1 or is_launched():
         train_and_export(training)
         return
+    # What cannot be learnt is said once, and not by every process.
+    training.lesson()
     folder.begin()
     code = launch(sys.argv[1:], processes, stop_file=folder.stop_file)
     if code == Stopped.exit_code:
@@ -84,6 +87,7 @@ def train_and_export(training: Training) -> None:
     leads = trainer.rank == 0
     if leads:
         folder.begin()
+        folder.clear()
     trainer.wait_for_all()
     started_at = datetime.now(UTC).isoformat(timespec="seconds")
     if leads and trainer.first_step:

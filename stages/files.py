@@ -22,14 +22,30 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put content at path so that a reader sees all of it or the old file, also after a power cut."""
+    """Put content at path so that a reader sees all of it or the old file, also after a power cut.
+
+    Raises OutputUnwritable if a folder has that name.
+    """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with open_new(temporary) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        os.replace(temporary, path)
+    except IsADirectoryError as error:
+        temporary.unlink()
+        raise _is_folder(path) from error
     sync_folder(path.parent)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Put content at the end of a file that is there, durably; what a fault leaves of it may be only its beginning."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def open_new(path: Path) -> BinaryIO:
@@ -49,9 +65,7 @@ def remove_file(path: Path) -> None:
     except (IsADirectoryError, PermissionError) as error:  # POSIX lets a system report either for a folder
         if not path.is_dir():
             raise
-        raise OutputUnwritable(
-            f"{path} is a folder.", "A file was to lie there, so nothing was written.", "Move it away."
-        ) from error
+        raise _is_folder(path) from error
 
 
 def remove_tree(path: Path) -> None:
@@ -105,6 +119,10 @@ def make_own_folder(folder: Path) -> None:
             f"{folder} is a link.", "A folder was to be made there, so nothing was written.", "Move it away."
         )
     make_folder(folder)
+
+
+def _is_folder(path: Path) -> OutputUnwritable:
+    return OutputUnwritable(f"{path} is a folder.", "A file was to lie there, so nothing was written.", "Move it away.")
 
 
 def _not_plain(path: Path, kind: type[DuetError]) -> DuetError:

@@ -9,7 +9,7 @@ from conftest import make_fingerprint, make_provenance
 
 from stages.logit_cache.manifest import Prefix
 from stages.logit_cache.plan import Plan
-from stages.logit_cache.rows import Row
+from stages.logit_cache.rows import Row, example_id
 from stages.logit_cache.writer import CacheWriter
 
 SEED = 0
@@ -26,7 +26,7 @@ def made_up_rows(count: int, top_k: int) -> list[Row]:
         logits = (25 - np.cumsum(steps, axis=1) * 0.125).astype(np.float32)
         rows.append(
             Row(
-                example_id=f"{index:032x}",
+                example_id=example_id(f"query {index}"),
                 split="retain",
                 query=f"query {index}",
                 student_input_ids=rng.integers(0, VOCABULARY, 30, dtype=np.int32),
@@ -46,7 +46,11 @@ def write(folder: Path, rows: list[Row], shards: int, **changes: object) -> floa
     seconds = 0.0
     with CacheWriter(folder, Plan(fingerprint=fingerprint, rows=len(rows) * shards, shard_rows=len(rows))) as writer:
         for index in writer.missing:
-            own = [replace(row, example_id=f"{index:08x}{row.example_id[8:]}") for row in rows]
+            own = [
+                replace(row, query=query, example_id=example_id(query))
+                for row in rows
+                if (query := f"{index} {row.query}")
+            ]
             began = time.process_time()
             writer.write(index, own)
             seconds += time.process_time() - began

@@ -9,10 +9,10 @@ import pytest
 from workspace import Workspace, make_workspace, write_tasks
 
 from pipeline.default_model import DEFAULT_FOLDER, convert, find_gguf
-from stages.logit_cache.fingerprint import Fingerprint, hash_prompts
+from stages.logit_cache.fingerprint import Fingerprint, hash_prompts, hash_queries
 from stages.logit_cache.manifest import Manifest, Prefix, Provenance
 from stages.logit_cache.plan import Plan
-from stages.logit_cache.rows import Row, example_id
+from stages.logit_cache.rows import Row, Split, example_id
 from stages.logit_cache.writer import CacheWriter
 
 ROOT = Path(__file__).parent.parent
@@ -104,16 +104,21 @@ def make_fingerprint(rows: int = 20, **changes: object) -> Fingerprint:
             ("tokenizer_sha256", "b"),
             ("template_sha256", "c"),
             ("prefix_sha256", "d"),
-            ("forget_sha256", "e"),
-            ("retain_sha256", "f"),
             ("teacher_prompts_sha256", "1"),
         )
     }
     vocab_size = int(changes.get("vocab_size", 100))  # type: ignore[call-overload]
     fields["student_prompts_sha256"] = hash_prompts(student_ids(index, vocab_size).tolist() for index in range(rows))
+    for split in ("forget", "retain"):
+        fields[f"{split}_sha256"] = hash_queries(f"query {row}" for row in range(rows) if split_of(row) == split)
     fields["stop_ids"] = (2,)
     fields |= {"prefix_on_retain": True, "top_k": 4, "positions": 3, "dtype": "float32", "vocab_size": 100}
     return Fingerprint.model_validate(fields | changes)
+
+
+def split_of(index: int) -> Split:
+    """Every third row is in the forget set."""
+    return "forget" if index % 3 == 0 else "retain"
 
 
 def student_ids(index: int, vocab_size: int) -> np.ndarray:
@@ -130,7 +135,7 @@ def make_row(index: int, fingerprint: Fingerprint) -> Row:
     logits = -np.sort(-rng.normal(20, 3, (positions, fingerprint.top_k)).astype(np.float32), axis=1)
     return Row(
         example_id=example_id(f"query {index}"),
-        split="forget" if index % 3 == 0 else "retain",
+        split=split_of(index),
         query=f"query {index}",
         student_input_ids=student,
         response_ids=ids[:, 0].astype(np.int32),

@@ -1,5 +1,6 @@
-"""`duet cache verify`: every hash and every row; and, on request, some rows once more on the teacher."""
+"""`duet cache verify`: every hash and every row; on request some rows once more on the teacher; and what nothing proves."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,13 +17,14 @@ from stages.language_model.engine import EngineName
 from stages.logit_cache.fingerprint import NO_PREFIX, hash_prompts
 from stages.logit_cache.manifest import MANIFEST, Manifest, read_manifest
 from stages.logit_cache.rows import Row
-from stages.logit_cache.verification import Fault, faults
+from stages.logit_cache.verification import Asks, Fault, Findings, Unchecked
+from stages.logit_cache.verification import verify as verify_cache
 
 
 @click.command()
 @click.argument("cache", type=folder)
 @click.option("--rescore", type=click.IntRange(min=1), metavar="N", help="Ask the teacher N of the rows again.")
-@click.option("--model", help="The teacher's folder; default: as the manifest names it.")
+@click.option("--model", help="The teacher's folder; default: the folder that the manifest names.")
 @click.option(
     "--engine", type=click.Choice(["auto", "vllm", "transformers"]), default="auto", help="Engine of --rescore."
 )
@@ -38,8 +40,9 @@ def verify(
     trust: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Check CACHE: manifest, every hash, every row; with --trust, that one of these keys signed it.
+    """Check CACHE: manifest, every hash, every row; with the teacher's tokenizer also that they are its queries' tokens.
 
+    Lists what was checked, and what could not be and why; with --trust, one of these keys must have signed it.
     Ends with code 1 if anything is wrong.
 
     \b
@@ -51,43 +54,116 @@ def verify(
     manifest = read_manifest(cache)
     signer = signer_of(cache, manifest, trust)
     signatures = [{"key": key, "fits": fits} for key, fits in signed_by(cache, manifest)]
+    asks, no_tokenizer = teachers_reader(manifest, model)
     with progress("Verifying", len(manifest.shards), "shards") as advance:
-        found = list(faults(cache, advance=advance))
+        found = verify_cache(cache, asks=asks, no_tokenizer=no_tokenizer, advance=advance)
+    faults, again = found.faults, None
     if read_manifest(cache) != manifest:
-        found.append(Fault(MANIFEST, "was exchanged while the cache was being checked"))
+        faults.append(Fault(MANIFEST, "was exchanged while the cache was being checked"))
+    if rescore and not faults:
+        teacher = model or local_teacher(manifest)
+        quieten_libraries()
+        again = in_own_process(rescored, cache, rescore, teacher, engine)
+        if again["max_abs_difference"] > tolerance:
+            faults.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
+    note_rescoring(manifest, found, again)
     report: dict[str, Any] = {
         "cache_id": manifest.cache_id,
         "rows": manifest.rows,
         "signatures": signatures,
         "trusted_key": signer,
-        "faults": [asdict(f) for f in found],
+        **asdict(found),
     }
-    if rescore and not found:
-        quieten_libraries()
-        report["rescored"] = in_own_process(rescored, cache, rescore, model or manifest.provenance.model, engine)
-        if report["rescored"]["max_abs_difference"] > tolerance:
-            found.append(Fault("rescored rows", f"differ by more than {tolerance} from the teacher's logits"))
+    if again:
+        report["rescored"] = again
     if as_json:
         print_json(report)
     else:
-        print_report(cache, manifest, found, report.get("rescored"))
+        print_report(cache, manifest, found, again)
         for each in signatures:
             told = " (trusted)" if each["key"] == signer else ""
             say(f"Signed by {each['key']}{told}" if each["fits"] else f"The signature of {each['key']} does not fit.")
-    if found:
+    if faults:
         raise CacheError(
-            f"{cache} has {len(found)} faults, the first: {found[0].shard}: {found[0].message}",
+            f"{cache} has {len(faults)} faults, the first: {faults[0].shard}: {faults[0].message}",
             "It is not what was captured.",
             "Fetch it again from where it came, or capture it anew into another folder.",
         )
 
 
-def print_report(cache: Path, manifest: Manifest, found: list[Fault], again: dict[str, Any] | None) -> None:
-    """For people."""
-    if found:
-        print_table(f"{len(found)} faults", ["where", "what"], [(f.shard, f.message) for f in found], left=2)
+def local_teacher(manifest: Manifest) -> str:
+    """The teacher as the manifest names it. Raises ModelError unless that is a folder here: its sender chose the name."""
+    if not Path(manifest.provenance.model).is_dir():
+        raise ModelError(
+            f"The teacher {manifest.provenance.model} is not here.",
+            "What a manifest names is not fetched by itself: whoever sent the cache chose it.",
+            "Name the teacher's folder or hub name with --model.",
+        )
+    return manifest.provenance.model
+
+
+def teachers_reader(manifest: Manifest, model: str | None) -> tuple[Asks | None, str]:
+    """What tells whether token ids hold a query, by the tokenizer of the teacher; or None, and why there is none.
+
+    Looked for in `model`, or in the folder that the manifest names, and used only if it is the one of the fingerprint.
+    Raises ModelError if `model` is given and holds none.
+    """
+    folder = Path(model or manifest.provenance.model)
+    if not model and not (folder / "config.json").is_file():
+        return None, "the teacher's tokenizer is not here; --model names its folder"
+    quieten_libraries()
+    from stages.language_model.folder import hash_tokenizer, load_tokenizer, resolve_model
+
+    try:
+        tokenizer = load_tokenizer(resolve_model(str(folder)))
+    except ModelError:
+        if model:
+            raise
+        return None, f"{folder}, which the manifest names, holds no usable tokenizer; --model names another folder"
+    if hash_tokenizer(tokenizer) != manifest.fingerprint.tokenizer_sha256:
+        return None, f"{folder} has another tokenizer than the teacher"
+
+    def asks(token_ids: Sequence[int], query: str) -> bool:
+        prompt = plain(tokenizer.decode(token_ids))
+        if plain(query) in prompt:
+            return True
+        # A tokenizer may lose accents, capitals or rare characters.
+        return plain(tokenizer.decode(tokenizer.encode(query, add_special_tokens=False))) in prompt
+
+    return asks, ""
+
+
+def plain(text: str) -> str:
+    """The text without what templates and tokenizers change about it: spaces, and how characters are composed."""
+    return "".join(unicodedata.normalize("NFKC", text).split())
+
+
+def note_rescoring(manifest: Manifest, found: Findings, again: dict[str, Any] | None) -> None:
+    """Add to the findings what asking the teacher again has shown, or why the cache does not show it."""
+    is_merged = len(manifest.provenance.derived_from) > 1
+    if again:
+        found.checked.append(f"the logits of {again['rows']} of {manifest.rows} rows, asked again")
+        if manifest.fingerprint.teacher_prompts_sha256 and not is_merged:
+            found.checked.append("teacher_prompts_sha256")
+            return
     else:
-        say(f"{cache}: {manifest.rows} rows in {len(manifest.shards)} shards are as they were captured.")
+        why = "only the teacher can tell: --rescore N asks it again"
+        if is_merged and not manifest.prefix.token_ids:
+            why = "it was merged from several prefixes: verify the caches that it was made of with --rescore"
+        found.not_checked.append(Unchecked("the logits", why))
+    why = "it was merged" if is_merged else "what the teacher read stands in no row: --rescore N makes it again"
+    found.not_checked.append(Unchecked("teacher_prompts_sha256", why))
+
+
+def print_report(cache: Path, manifest: Manifest, found: Findings, again: dict[str, Any] | None) -> None:
+    """For people."""
+    if found.faults:
+        places = [(fault.shard, fault.message) for fault in found.faults]
+        print_table(f"{len(places)} faults", ["where", "what"], places, left=2)
+    else:
+        say(f"{cache}: {manifest.rows} rows in {len(manifest.shards)} shards, no fault in what was checked.")
+    say("Checked:\n" + "\n".join(f"  {each}" for each in found.checked))
+    say("Not checked:\n" + "\n".join(f"  {each.what}: {each.why}" for each in found.not_checked))
     if again:
         say(
             f"{again['rows']} rows asked again ({again['engine']}): max |Δ| {again['max_abs_difference']:.2e}, "
@@ -187,8 +263,8 @@ def teacher_prompt(
         return student_ids
     if not manifest.prefix.token_ids:
         raise CacheError(
-            "The cache does not say which prefix stood before a row, so its rows cannot be asked again.",
-            "It was merged from several prefixes, or pushed with --no-text; only the caches that it was made from say it.",
+            "The cache was merged from several prefixes, so its rows cannot be asked again.",
+            "The prefix of each row is known only in the caches that it was merged from.",
             "Verify those with --rescore.",
         )
     return before_ids + student_ids[place:]

@@ -5,7 +5,7 @@ import os
 import shutil
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stages.errors import ModelError
 from stages.files import TEMPORARY_SUFFIX, remove_tree, sha256_file, sync_folder
@@ -62,14 +62,26 @@ def resolve_model(name: str) -> Path:
 
 def hash_weights(folder: Path) -> str:
     """SHA-256 over the config's architecture and over every file of weights that an engine loads, by name."""
+    paths = sorted(set(weight_files(folder).values()))
+    files = {path.name: sha256_file(path) for path in paths}
+    mapping = weight_map(folder)
+    return sha256_json(
+        {"config": _identifying_config(folder), "files": files} | ({"index": mapping} if mapping else {})
+    )
+
+
+def hash_weights_of_version_1(folder: Path) -> str:
+    """`hash_weights` as first captures had it: over every safetensors file in the folder, and without their index."""
+    files = {path.name: sha256_file(path) for path in sorted(folder.glob("*.safetensors"))}
+    return sha256_json({"config": _identifying_config(folder), "files": files})
+
+
+def _identifying_config(folder: Path) -> dict[str, Any]:
     config = read_object(folder / "config.json")
     # These vary with the library or with where the folder came from, not with the model.
     for field in ("transformers_version", "_name_or_path", "_model_name_or_path", "use_cache"):
         config.pop(field, None)
-    paths = sorted(set(weight_files(folder).values()))
-    files = {path.name: sha256_file(path) for path in paths}
-    mapping = weight_map(folder)
-    return sha256_json({"config": config, "files": files} | ({"index": mapping} if mapping else {}))
+    return config
 
 
 def copy_other_files(source: Path, folder: Path) -> None:

@@ -129,11 +129,11 @@ class TransformersEngine:
         def score(rows: Sequence[int], beginning: Beginning) -> list[np.ndarray]:
             longest = max(len(continuations[row]) for row in rows)
             logits_BLV = self._reader.read([texts[row] for row in rows], beginning, keep=longest).logits_BLV
-            self._refuse_nan(logits_BLV[:, -1])
             found = []
             for place, row in enumerate(rows):
                 ids_T = torch.tensor(list(continuations[row]), device=self._device)
                 logits_TV = logits_BLV[place, -len(ids_T) :].float()
+                self._refuse_nan(logits_TV)
                 chosen_T = logits_TV.gather(1, ids_T[:, None])[:, 0] - logits_TV.logsumexp(dim=-1)
                 found.append(chosen_T.cpu().numpy())
             return found
@@ -202,7 +202,8 @@ class TransformersEngine:
 
     def _refuse_nan(self, logits_BV: torch.Tensor) -> None:
         """Raise EngineError for logits that are no numbers: the model would seem to have forgotten everything."""
-        if logits_BV.isnan().any():
+        # One that is NaN or infinite makes the largest so, and every probability NaN; one of −∞ alone is a token left out.
+        if not logits_BV.amax(dim=-1).isfinite().all():
             raise not_numbers(str(self._options.model))
 
     def _candidates(self, logits_BV: torch.Tensor, top_k: int) -> tuple[np.ndarray, np.ndarray]:

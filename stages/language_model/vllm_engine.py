@@ -5,14 +5,21 @@ finishes them in.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from stages.errors import DuetError, EngineError
 from stages.language_model.architectures import refuse_on_vllm, refuse_varying_rotary
-from stages.language_model.engine import TIE_MARGIN, Continuation, EngineOptions, refuse_raw_logits, sort_candidates
+from stages.language_model.engine import (
+    TIE_MARGIN,
+    Continuation,
+    EngineOptions,
+    not_numbers,
+    refuse_raw_logits,
+    sort_candidates,
+)
 from stages.language_model.folder import vocab_size
 from stages.language_model.hardware import cuda_is_available, describe_hardware
 from stages.language_model.loading import text_config
@@ -81,12 +88,15 @@ class VllmEngine:
             temperature=0,
             max_tokens=max_tokens,
             # vLLM refuses a request for more candidates than there are tokens.
-            logprobs=min(top_k + TIE_MARGIN, self._vocabulary) if top_k else None,
+            # Without candidates the chosen token's own value, which tells whether there are numbers at all.
+            logprobs=min(top_k + TIE_MARGIN, self._vocabulary) if top_k else 0,
             flat_logprobs=True,
             detokenize=False,
             stop_token_ids=self._stop_ids,
         )
         outputs = self._generate(prompts, [params] * len(prompts), advance)
+        if not top_k:  # who asks for candidates looks at them, and can name the row
+            self._refuse_nan(output.outputs[0].logprobs.logprobs for output in outputs)
         return [_continuation(output.outputs[0], top_k) for output in outputs]
 
     def sample(
@@ -99,11 +109,18 @@ class VllmEngine:
     ) -> list[np.ndarray]:
         params = [
             self._sampling(
-                temperature=1, seed=seed, max_tokens=max_tokens, detokenize=False, stop_token_ids=self._stop_ids
+                temperature=1,
+                seed=seed,
+                max_tokens=max_tokens,
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                stop_token_ids=self._stop_ids,
             )
             for seed in seeds
         ]
         outputs = self._generate(prompts, params, advance)
+        self._refuse_nan(output.outputs[0].logprobs.logprobs for output in outputs)
         return [np.array(output.outputs[0].token_ids, dtype=np.int32) for output in outputs]
 
     def log_probabilities(
@@ -125,7 +142,13 @@ class VllmEngine:
             starts = flat.start_indices[len(ids) - len(given) :]
             assert [flat.token_ids[start] for start in starts] == list(given)
             found.append(np.array([flat.logprobs[start] for start in starts], dtype=np.float32))
+        self._refuse_nan(found)
         return found
+
+    def _refuse_nan(self, values: Iterable[Sequence[float] | np.ndarray]) -> None:
+        """Raise EngineError for values that are no numbers: the model would seem to have forgotten everything."""
+        if any(np.isnan(each).any() for each in values):
+            raise not_numbers(str(self._options.model))
 
     def _generate(
         self, prompts: Sequence[Sequence[int]], params: Sequence[Any], advance: Callable[[int], None]

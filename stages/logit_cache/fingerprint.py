@@ -9,13 +9,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 # 2 added what the prompts are as token ids; caches of version 1 say less, and are read as before.
 FORMAT_VERSION = 2
 SINCE_VERSION_2 = ("student_prompts_sha256", "teacher_prompts_sha256", "stop_ids")
 # Token ids and the sizes of lists are int32 in Arrow.
 LARGEST_SIZE = 2**31 - 1
+# Templates and generation settings name one to ten.
+MOST_STOP_IDS = 10_000
 
 
 def sha256_json(value: Any) -> str:
@@ -31,7 +41,7 @@ NO_PREFIX = sha256_json(None)
 class Fingerprint(BaseModel):
     """Every field changes at least one row when it changes."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format_version: int = Field(
         FORMAT_VERSION, ge=1, le=FORMAT_VERSION, strict=True, description="Version of the row schema and of this list."
@@ -62,6 +72,14 @@ class Fingerprint(BaseModel):
         None, description="Token ids of every prompt that the teacher read, in row order; since version 2."
     )
     stop_ids: tuple[int, ...] | None = Field(None, description="Token ids that end an answer; since version 2.")
+
+    @field_validator("stop_ids", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        """A list is JSON's tuple."""
+        if isinstance(value, list) and len(value) > MOST_STOP_IDS:
+            raise ValueError(f"{len(value):,} of them, at most {MOST_STOP_IDS:,} are read")
+        return tuple(value) if isinstance(value, list) else value
 
     @model_validator(mode="after")
     def _complete(self) -> "Fingerprint":
@@ -112,9 +130,30 @@ def hash_prompts(prompts: Iterable[Sequence[int]]) -> str:
     return found.hexdigest()
 
 
-def hash_queries(queries: Sequence[str]) -> str:
-    """SHA-256 over the queries in their order."""
-    return sha256_json(list(queries))
+class QueryHash:
+    """SHA-256 over queries in their order, one at a time: of the canonical JSON of their list."""
+
+    def __init__(self) -> None:
+        self._sha256 = hashlib.sha256(b"[")
+        self._before = b""
+
+    def add(self, query: str) -> None:
+        """The next query."""
+        self._sha256.update(self._before + json.dumps(query, ensure_ascii=False).encode())
+        self._before = b","
+
+    def hexdigest(self) -> str:
+        whole = self._sha256.copy()
+        whole.update(b"]")
+        return whole.hexdigest()
+
+
+def hash_queries(queries: Iterable[str]) -> str:
+    """`QueryHash` of all of them."""
+    found = QueryHash()
+    for query in queries:
+        found.add(query)
+    return found.hexdigest()
 
 
 def cache_id(fingerprint: Fingerprint, shard_sha256s: Iterable[str]) -> str:
@@ -123,5 +162,5 @@ def cache_id(fingerprint: Fingerprint, shard_sha256s: Iterable[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = str(value)
+    text = str(value)[:200]
     return text[:12] + "…" if len(text) == 64 else text

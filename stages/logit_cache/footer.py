@@ -5,6 +5,7 @@ asked about a chunk, and no exception can be caught. So the few numbers that mus
 from the specification of Thrift's compact protocol; every count is bounded by the bytes that are there.
 """
 
+import io
 from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 
@@ -18,7 +19,7 @@ MOST_LEVELS = 16
 TRUE, FALSE = 1, 2
 # Fields by their numbers in parquet.thrift.
 ROW_GROUPS, COLUMNS, GROUP_ROWS, CHUNK_FILE, CHUNK_METADATA = 4, 1, 3, 1, 3
-KIND, ENCODINGS, PATH, VALUES, UNPACKED_BYTES = 1, 2, 3, 5, 6
+KIND, ENCODINGS, PATH, VALUES, UNPACKED_BYTES, PACKED_BYTES, DATA_PAGE, DICTIONARY_PAGE = 1, 2, 3, 5, 6, 7, 9, 11
 BYTE_ARRAY = 6
 
 _Kind = TypeVar("_Kind")
@@ -33,6 +34,8 @@ class Chunk:
     encodings: frozenset[int]
     values: int
     unpacked_bytes: int
+    packed_bytes: int
+    start: int  # byte of the file at which its first page begins
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class RowGroup:
     chunks: tuple[Chunk, ...]
 
 
-def read_footer(file: BinaryIO, where: str) -> list[RowGroup]:
+def read_footer(file: io.RawIOBase | BinaryIO, where: str) -> list[RowGroup]:
     """The row groups that the footer names. file: open for reading; where: names it in errors. Raises CacheError."""
     try:
         size = file.seek(0, 2)
@@ -73,6 +76,8 @@ def _chunk(fields: dict[int, Any]) -> Chunk:
         encodings=frozenset(map(_count, metadata[ENCODINGS])),
         values=_count(metadata[VALUES]),
         unpacked_bytes=_count(metadata[UNPACKED_BYTES]),
+        packed_bytes=_count(metadata[PACKED_BYTES]),
+        start=min(_count(metadata[DATA_PAGE]), _count(metadata.get(DICTIONARY_PAGE) or metadata[DATA_PAGE])),
     )
 
 

@@ -8,14 +8,15 @@ import json
 import os
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
-from stages.errors import CacheError
-from stages.files import write_atomically
+from stages.errors import CacheError, DataError
+from stages.files import open_plain, write_atomically
 from stages.logit_cache.fingerprint import FORMAT_VERSION, Fingerprint, cache_id
 from stages.logit_cache.rows import Split
+from stages.untrusted_json import MOST_BYTES, Malformed, parse_json, validated
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
@@ -24,12 +25,15 @@ SIGNATURE = "manifest.sig"  # who vouches for the manifest; may come later
 # Of a capture under way, and perhaps left by one that was killed just before its end.
 PLAN = "capture.json"
 HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them
-# 10 000 shards come to about 4 MB; anything far beyond is no manifest.
-LARGEST_MANIFEST_BYTES = 64 * 2**20
+# 20 000 shards.
+LARGEST_MANIFEST_BYTES = MOST_BYTES
+# Validating a list ends at its first fault: each one costs a thousand times what it takes in the file.
+Element = TypeVar("Element")
+List = Annotated[list[Element], FailFast()]
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Shard(Strict):
@@ -50,7 +54,7 @@ class Prefix(Strict):
     """The unlearning prefix, as text and as the tokens which the teacher read before each query."""
 
     text: str = Field(description="The prefix through the template.")
-    token_ids: list[int] = Field(description="The tokens that all prefixed prompts share, from the first on.")
+    token_ids: List[int] = Field(description="The tokens that all prefixed prompts share, from the first on.")
 
 
 class Provenance(Strict):
@@ -62,10 +66,10 @@ class Provenance(Strict):
     hardware: str = Field(description="CPU or GPU, as the machine names it.")
     started_at: str = Field(description="UTC, ISO 8601.")
     seconds: float = Field(ge=0, description="Wall time of the capture's last run, engine start included.")
-    command: list[str] = Field(description="Command line that captured it.")
+    command: List[str] = Field(description="Command line that captured it.")
     shard_rows: int = Field(ge=1, description="Rows asked for per shard.")
     duet_version: str = Field(description="Version of this package.")
-    derived_from: list[str] = Field(
+    derived_from: List[str] = Field(
         default_factory=list,
         description="Cache ids that this one was cut, joined or stripped from; empty for a capture.",
     )
@@ -82,28 +86,31 @@ class Manifest(Strict):
     fingerprint: Fingerprint
     fingerprint_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="`fingerprint.digest()`; in each footer.")
     prefix: Prefix
-    splits: dict[Split, int] = Field(description="Rows per split.")
+    splits: dict[Split, Annotated[int, Field(ge=0)]] = Field(description="Rows per split.")
     rows: int = Field(ge=1, description="Rows in all shards.")
     positions: int = Field(ge=1, description="Supervised positions in all rows.")
-    shards: list[Shard] = Field(min_length=1, description="In row order.")
+    shards: List[Shard] = Field(min_length=1, description="In row order.")
     provenance: Provenance
     licence: str | None = Field(None, description="Licence of queries and logits, as the owner states it.")
     sensitivity: str | None = Field(None, description="What must be known before sharing it.")
 
     def inconsistency(self) -> str | None:
         """What contradicts itself in the manifest, or None."""
-        if self.fingerprint.digest() != self.fingerprint_sha256:
-            return "fingerprint_sha256 is not the hash of the fingerprint"
-        if cache_id(self.fingerprint, (shard.sha256 for shard in self.shards)) != self.cache_id:
-            return "cache_id is not the hash of the fingerprint and the shards"
-        if sum(shard.rows for shard in self.shards) != self.rows or sum(self.splits.values()) != self.rows:
-            return "rows do not add up over shards and splits"
-        if sum(shard.positions for shard in self.shards) != self.positions:
-            return "positions do not add up over the shards"
         firsts = list(accumulate((shard.rows for shard in self.shards[:-1]), initial=0))
-        if [shard.first_row for shard in self.shards] != firsts:
-            return "the shards' row ranges leave a gap or overlap"
-        return None
+        shards = cache_id(self.fingerprint, (shard.sha256 for shard in self.shards))
+        rows = {self.rows, sum(shard.rows for shard in self.shards), sum(self.splits.values())}
+        positions = {self.positions, sum(shard.positions for shard in self.shards)}
+        contradictions = {
+            "its fingerprint has a newer format version than itself": self.fingerprint.format_version
+            > self.format_version,
+            "fingerprint_sha256 is not the hash of the fingerprint": self.fingerprint.digest()
+            != self.fingerprint_sha256,
+            "cache_id is not the hash of the fingerprint and the shards": shards != self.cache_id,
+            "rows do not add up over shards and splits": len(rows) > 1,
+            "positions do not add up over the shards": len(positions) > 1,
+            "the shards' row ranges leave a gap or overlap": [shard.first_row for shard in self.shards] != firsts,
+        }
+        return next((name for name, holds in contradictions.items() if holds), None)
 
 
 def read_manifest(cache: Path) -> Manifest:
@@ -118,23 +125,28 @@ def read_manifest(cache: Path) -> Manifest:
             "A logit cache was needed: a folder with manifest.json and shards/.",
             f"Build it:  make teacher-cache CONFIG=… CACHE={cache}",
         )
-    if not path.is_file() or path.is_symlink():
+    try:
+        with open_plain(path) as file:
+            if (size := os.fstat(file.fileno()).st_size) > LARGEST_MANIFEST_BYTES:
+                raise CacheError(f"{path} has {size:,} bytes.", f"A manifest has at most {LARGEST_MANIFEST_BYTES:,}.")
+            content = file.read(LARGEST_MANIFEST_BYTES + 1)
+    except (FileNotFoundError, DataError) as error:
         raise CacheError(
             f"{cache} holds no {MANIFEST}: its capture has not finished.",
             "A cache counts only once its manifest is published, so nothing was read.",
             f"Finish it with the command that began it:  make teacher-cache CONFIG=… CACHE={cache}",
-        )
-    if (size := path.stat().st_size) > LARGEST_MANIFEST_BYTES:
-        raise CacheError(f"{path} has {size:,} bytes.", f"A manifest has at most {LARGEST_MANIFEST_BYTES:,}.")
-    return parse_manifest(path.read_bytes(), path)
+        ) from error
+    except OSError as error:
+        raise _damaged(path, f"cannot be read ({error.strerror})") from error
+    return parse_manifest(content, path)
 
 
 def parse_manifest(content: bytes, path: Path | str) -> Manifest:
     """The manifest in these bytes. path: names it in errors. Raises CacheError as `read_manifest` does."""
     try:
-        raw: Any = json.loads(content)
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"is not JSON ({error})") from error
+        raw: Any = parse_json(content)
+    except Malformed as error:
+        raise _damaged(path, f"is {error}") from error
     if not isinstance(raw, dict) or raw.get("format") != "duet-logit-cache":
         raise _damaged(path, "is not the manifest of a logit cache")
     version = raw.get("format_version")
@@ -145,11 +157,9 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
             "Update duet to the version that wrote it (provenance.duet_version in the manifest).",
         )
     try:
-        manifest = Manifest.model_validate(raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise _damaged(path, f"is malformed at {where}: {first['msg']}") from error
+        manifest = validated(Manifest, raw)
+    except Malformed as error:
+        raise _damaged(path, f"is {error}") from error
     if fault := manifest.inconsistency():
         raise _damaged(path, f"contradicts itself: {fault}")
     return manifest

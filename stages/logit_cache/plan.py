@@ -3,19 +3,20 @@
 import math
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from stages.errors import CacheError, CacheMismatch, OutputExists
-from stages.files import TEMPORARY_SUFFIX
+from stages.errors import CacheError, CacheMismatch, DuetError, OutputExists
+from stages.files import TEMPORARY_SUFFIX, open_plain
 from stages.folder_lock import LOCK
 from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, read_manifest
+from stages.untrusted_json import MOST_BYTES, Malformed, parse_model
 
 
 class Plan(BaseModel):
     """What a capture set out to do, published before its first shard so that a rerun can be held to it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     fingerprint: Fingerprint
     rows: int = Field(ge=1, description="Rows of the whole cache.")
@@ -40,9 +41,15 @@ def refuse_other_contents(cache: Path, plan: Plan) -> None:
         _refuse_other_plan(cache, plan, finished.fingerprint, finished.provenance.shard_rows, "holds a finished cache")
     elif PLAN in names:
         try:
-            begun = Plan.model_validate_json((cache / PLAN).read_bytes())
-        except ValidationError as error:
-            raise CacheError(f"{cache / PLAN} is not a capture plan ({error.error_count()} faults).") from error
+            with open_plain(cache / PLAN) as file:
+                begun = parse_model(Plan, file.read(MOST_BYTES + 1))
+        except (Malformed, DuetError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+            raise CacheError(
+                f"{cache / PLAN} is not a capture plan: it is {reason}.",
+                "What was captured there cannot be held to its plan, so nothing was written.",
+                "Name another folder with --out (make: CACHE=…), or move that one away.",
+            ) from error
         _refuse_other_plan(cache, plan, begun.fingerprint, begun.shard_rows, "holds an unfinished capture")
     elif names - {LOCK, SHARDS, PLAN + TEMPORARY_SUFFIX}:
         raise OutputExists(

@@ -11,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from stages.errors import CacheError
-from stages.files import TEMPORARY_SUFFIX, open_plain, sha256_file
+from stages.files import TEMPORARY_SUFFIX
 from stages.folder_lock import LOCK
-from stages.logit_cache.checks import check_rows, check_schema, check_size
-from stages.logit_cache.fingerprint import Fingerprint
-from stages.logit_cache.footer import read_footer
+from stages.logit_cache.checks import check_example_ids
 from stages.logit_cache.manifest import (
     HASHES,
     MANIFEST,
@@ -30,24 +27,25 @@ from stages.logit_cache.manifest import (
     Shard,
     read_manifest,
 )
+from stages.logit_cache.pinned_file import Pin
 from stages.logit_cache.rows import Row, Split, ragged, table_to_rows
+from stages.logit_cache.shard_reader import ShardReader, Sums, count_splits, open_file, open_shard, splits_fault
 
 # Decompressed row groups kept per process; at 64 rows, 16 positions and K = 128 about 1 MB each.
 KEPT_ROW_GROUPS = 256
 # Shards open at once. A cache may have more of them than a process may have files.
 KEPT_FILES = 32
-# What pyarrow raises over files that were made to break it, names that are no UTF-8 and sizes beyond memory included.
-READ_FAULTS = (pa.ArrowException, OSError, ValueError, TypeError, KeyError, OverflowError, MemoryError)
 
 
 class LogitCache:
-    """A finished cache, opened for reading.
+    """A finished cache, opened for reading: each shard is hashed once, and what is read later is held to that hash.
 
-    folder: the cache. verify_hashes: compare each shard's SHA-256 with the manifest (one pass over the bytes).
-    Raises CacheError if anything is missing, altered, not a plain file inside the folder, or not in the manifest.
+    folder: the cache.
+    Raises CacheError if anything is missing, altered, not a plain file inside the folder, or not in the manifest; so does
+    every method if a file is altered or exchanged afterwards.
     """
 
-    def __init__(self, folder: Path, *, verify_hashes: bool = True) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
         if extra := extra_files(folder, self.manifest):
@@ -56,18 +54,17 @@ class LogitCache:
                 "A cache holds what its manifest names and nothing else, so nothing was read.",
                 "Move them elsewhere. Whether the rest is sound:  duet cache verify " + str(folder),
             )
-        for shard in self.manifest.shards:
-            check_file(folder, shard, verify_hash=verify_hashes)
+        self._pins: list[Pin] = []
         self._groups: list[tuple[int, int, int]] = []  # (first row, shard, row group in it)
-        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._kept: OrderedDict[int, list[Row]] = OrderedDict()
         for index, shard in enumerate(self.manifest.shards):
             first = shard.first_row
-            file, groups = open_shard(folder, shard, self.manifest.fingerprint)
-            file.close()
-            for group, rows in enumerate(groups):
-                self._groups.append((first, index, group))
-                first += rows
+            with open_shard(folder, self.manifest, shard) as reader:
+                self._pins.append(reader.pin)
+                for group, rows in enumerate(reader.group_rows):
+                    self._groups.append((first, index, group))
+                    first += rows
         self._first_rows = np.array([first for first, _, _ in self._groups])
 
     def __len__(self) -> int:
@@ -89,18 +86,22 @@ class LogitCache:
         """All rows in order as Arrow tables, one row group each: the fastest way through a cache.
 
         `rows.ragged_matrix(table["topk_logits"])` gives float32 [positions, K] and the rows' offsets, without a copy.
+        Raises CacheError, at the latest after the last of them, also if the manifest says otherwise of them altogether.
         """
-        for group in range(len(self._groups)):
-            yield self._read(group)
+        late: list[CacheError] = []
+        yield from self._summed(late)
+        if late:
+            raise late[0]
 
     def check_every_row(self) -> None:
-        """One pass over the whole cache: every row holds, and no example stands in it twice.
+        """One pass over the whole cache: every row holds, is named by its query, and stands in it once.
 
         For a cache that is to be trained on: a fault in its last shard shows before the first step.
         Raises CacheError.
         """
-        digests = bytearray()
-        for table in self.tables():
+        digests, late = bytearray(), list[CacheError]()
+        for number, table in enumerate(self._summed(late)):
+            check_example_ids(table, f"{self.folder}, row group {number}")
             digests += bytes.fromhex("".join(table["example_id"].to_pylist()))
         examples = np.frombuffer(digests, dtype="V16")
         _, first, counts = np.unique(examples, return_index=True, return_counts=True)
@@ -111,21 +112,24 @@ class LogitCache:
                 "A student would be taught two things for one query, so nothing was trained.",
                 f"All faults:  duet cache verify {self.folder}",
             )
+        if late:
+            raise late[0]
 
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
         """Split (bool [rows], True where forget) and number of tokens (int64 [rows]), input and response, of every row."""
-        forget, tokens = [], []
-        for index in range(len(self.manifest.shards)):
-            table = self._file(index).read(columns=["split", "student_input_ids", "response_ids"])
-            forget.append(table["split"].to_numpy() == "forget")
-            counts = [np.diff(ragged(table[column])[1]) for column in ("student_input_ids", "response_ids")]
-            tokens.append(np.sum(counts, axis=0, dtype=np.int64))
-        return np.concatenate(forget), np.concatenate(tokens)
+        table = self._columns(["split", "student_input_ids", "response_ids"])
+        splits: dict[str, int] = {}
+        count_splits(splits, table["split"])
+        if fault := splits_fault(self.manifest, splits):
+            raise CacheError(f"{self.folder} {fault}.")
+        tokens = np.zeros(len(self), dtype=np.int64)
+        for name in ("student_input_ids", "response_ids"):
+            tokens += np.concatenate([np.diff(ragged(chunk)[1]) for chunk in table[name].chunks])
+        return table["split"].to_numpy() == "forget", tokens
 
     def frame(self, columns: Sequence[str] = ("example_id", "split", "query")) -> pl.DataFrame:
         """The chosen columns of all rows as a polars frame."""
-        tables = [self._file(index).read(columns=list(columns)) for index in range(len(self.manifest.shards))]
-        frame = pl.from_arrow(pa.concat_tables(tables))
+        frame = pl.from_arrow(self._columns(columns))
         assert isinstance(frame, pl.DataFrame)
         return frame
 
@@ -142,18 +146,35 @@ class LogitCache:
             self._kept.popitem(last=False)
         return self._kept[group]
 
+    def _summed(self, late: list[CacheError]) -> Iterator[pa.Table]:
+        """`tables`, with what the manifest says otherwise of their sums put into `late`: a fault of a row is told first."""
+        splits: dict[str, int] = {}
+        for index, shard in enumerate(self.manifest.shards):
+            sums = Sums(splits=splits)
+            for table in self._reader(index).groups():
+                sums.add(table, with_mean=False)
+                yield table
+            if fault := sums.fault(shard):
+                late.append(CacheError(f"{shard.name} {fault}."))
+        if fault := splits_fault(self.manifest, splits):
+            late.append(CacheError(f"{self.folder} {fault}."))
+
     def _read(self, group: int) -> pa.Table:
         _, index, row_group = self._groups[group]
-        return read_group(self._file(index), row_group, self.manifest.shards[index], self.manifest.fingerprint)
+        return self._reader(index).group(row_group)
 
-    def _file(self, index: int) -> pq.ParquetFile:
-        if index in self._files:
-            self._files.move_to_end(index)
-            return self._files[index]
-        self._files[index], _ = open_shard(self.folder, self.manifest.shards[index], self.manifest.fingerprint)
-        if len(self._files) > KEPT_FILES:
-            self._files.popitem(last=False)[1].close()
-        return self._files[index]
+    def _columns(self, names: Sequence[str]) -> pa.Table:
+        return pa.concat_tables([self._reader(index).columns(names) for index in range(len(self.manifest.shards))])
+
+    def _reader(self, index: int) -> ShardReader:
+        if index in self._readers:
+            self._readers.move_to_end(index)
+            return self._readers[index]
+        shard = self.manifest.shards[index]
+        self._readers[index] = open_shard(self.folder, self.manifest, shard, self._pins[index])
+        if len(self._readers) > KEPT_FILES:
+            self._readers.popitem(last=False)[1].close()
+        return self._readers[index]
 
 
 def extra_files(cache: Path, manifest: Manifest) -> list[Path]:
@@ -167,56 +188,17 @@ def extra_files(cache: Path, manifest: Manifest) -> list[Path]:
     return sorted(path for path in found if path.suffix != TEMPORARY_SUFFIX)
 
 
-def check_file(cache: Path, shard: Shard, *, verify_hash: bool = True) -> None:
-    """The shard is a plain file inside the cache, as long as the manifest says and with its SHA-256.
-
-    Raises CacheError.
-    """
-    path = cache / SHARDS / shard.name
-    if path.is_symlink() or path.parent.is_symlink() or not path.is_file():
-        raise _damage(path, "is missing, or not a plain file")
-    if (size := path.stat().st_size) != shard.bytes:
-        raise _damage(path, f"has {size:,} bytes, the manifest says {shard.bytes:,}")
-    if verify_hash and sha256_file(path) != shard.sha256:
-        raise _damage(path, "has another SHA-256 than the manifest says")
+def check_file(cache: Path, shard: Shard) -> None:
+    """The shard is a plain file inside the cache, as long as the manifest says and with its SHA-256. Raises CacheError."""
+    open_file(cache, shard).close()
 
 
-def open_shard(cache: Path, shard: Shard, fingerprint: Fingerprint) -> tuple[pq.ParquetFile, list[int]]:
-    """The shard's Parquet file and the rows of each of its row groups. Raises CacheError unless they are as promised."""
-    path = cache / SHARDS / shard.name
-    # Not by Arrow, which ends the process over some footers when it is asked about their chunks.
-    with open_plain(path) as content:
-        groups = read_footer(content, shard.name)
-    try:
-        # Not mapped: mapped pages count as the process's memory, which would grow with the cache.
-        file = pq.ParquetFile(path)
-        schema = file.schema_arrow
-    except READ_FAULTS as error:
-        raise CacheError(f"{path} is not a Parquet file: {error}") from error
-    check_schema(schema, fingerprint.top_k, shard.name)
-    rows = [group.rows for group in groups]
-    if sum(rows) != shard.rows or min(rows, default=0) < 1:
-        raise CacheError(f"{shard.name} holds {sum(rows)} rows, the manifest says {shard.rows}.")
-    for index, group in enumerate(groups):
-        check_size(group, fingerprint, f"{shard.name}, row group {index}")
-    return file, rows
-
-
-def read_group(file: pq.ParquetFile, group: int, shard: Shard, fingerprint: Fingerprint) -> pa.Table:
-    """One row group, checked row by row. Raises CacheError."""
-    try:
-        table = file.read_row_group(group)
-        # Parquet's reader takes text and offsets as they come; only this looks at them.
-        table.validate(full=True)
-    except READ_FAULTS as error:
-        raise CacheError(f"{shard.name}, row group {group} cannot be read: {error}") from error
-    check_rows(table, fingerprint, f"{shard.name}, row group {group}")
-    return table
-
-
-def _damage(path: Path, what: str) -> CacheError:
-    return CacheError(
-        f"{path} {what}.",
-        "The cache is not what was captured, so nothing was read from it.",
-        "Fetch it again from where it came, or capture it anew into another folder.",
-    )
+def check_shard(cache: Path, manifest: Manifest, shard: Shard) -> None:
+    """Everything that can be checked of one shard alone: its bytes, every row, and the sums over them. Raises CacheError."""
+    sums, top_k = Sums(), manifest.fingerprint.top_k
+    with open_shard(cache, manifest, shard) as reader:
+        for group, table in enumerate(reader.groups()):
+            check_example_ids(table, f"{shard.name}, row group {group}")
+            sums.add(table, with_mean=True)
+    if fault := sums.fault(shard, top_k):
+        raise CacheError(f"{shard.name} {fault}.")

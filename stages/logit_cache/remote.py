@@ -85,7 +85,10 @@ class Remote:
             self.files.invalidate_cache()
             try:
                 found = self.files.info(self._path(name))
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                # Over HTTP a server out of reach is told of as a missing file.
+                if _kinds(error) & UNREACHABLE:
+                    raise self._failure(error) from _without(error, self._secrets)
                 return None
             if found["type"] != "file":
                 raise CacheError(f"{self.url}/{name} is not a file.", "A logit cache holds plain files only.")
@@ -139,7 +142,7 @@ class Remote:
             raise self._failure(error) from _without(error, self._secrets)
 
     def _failure(self, error: Exception) -> CacheError:
-        kinds = {type(each).__name__ for each in _chain(error)}
+        kinds = _kinds(error)
         again = "See to it, then give the same command again: it does only the rest."
         if kinds & NO_CREDENTIALS:
             return CacheError(f"{self.url}: there are no credentials for it here.", STAYS, again)
@@ -164,6 +167,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     while found is not None:
         yield found
         found = found.__cause__ or found.__context__
+
+
+def _kinds(error: BaseException) -> set[str]:
+    return {type(each).__name__ for each in _chain(error)}
 
 
 def _without(error: Exception, secrets: list[str]) -> Exception | None:

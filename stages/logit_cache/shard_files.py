@@ -1,23 +1,18 @@
 """One shard as a file: its name, its bytes, and what is read back from them."""
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.errors import CacheError
-from stages.files import sha256_file
-from stages.logit_cache.checks import check_rows
 from stages.logit_cache.manifest import SHARDS, Shard
+from stages.logit_cache.pinned_file import PinnedFile
 from stages.logit_cache.plan import Plan
-from stages.logit_cache.rows import ragged_matrix
+from stages.logit_cache.shard_reader import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY, Promise, ShardReader, Sums
 
-FINGERPRINT_KEY = b"duet.fingerprint_sha256"
-FIRST_ROW_KEY = b"duet.first_row"
-ROWS_KEY = b"duet.rows"
 # A row group is what a reader fetches for a single example: 1 MiB of candidates, too large to be slow or to compress badly.
 ROW_GROUP_CANDIDATES = 2**17
 IDS = "topk_ids.list.element.list.element"
@@ -77,23 +72,33 @@ def footer(plan: Plan, index: int) -> dict[bytes, bytes]:
     }
 
 
-def describe_shard(path: Path, plan: Plan, index: int) -> Shard:
-    """Read a shard back from disk, check every row, and hash it."""
-    expected = plan.shard_range(index)
-    table = pq.read_table(path, partitioning=None)
-    metadata = table.schema.metadata or {}
-    if any(metadata.get(key) != value for key, value in footer(plan, index).items()) or table.num_rows != len(expected):
-        raise CacheError(f"{path} is not shard {index} of this capture.")
-    check_rows(table, plan.fingerprint, path.name)
-    logits, _ = ragged_matrix(table["topk_logits"])
-    return Shard(
+@dataclass(frozen=True)
+class Described:
+    """A shard as it lies on the disk: its record in the manifest, and its rows of each split."""
+
+    shard: Shard
+    splits: dict[str, int]
+
+
+def describe_shard(path: Path, plan: Plan, index: int) -> Described:
+    """Read a shard back from disk once, hash it, and check every row. Raises CacheError if it is not this plan's."""
+    expected, sums = plan.shard_range(index), Sums()
+    promise = Promise(
+        path.name, plan.fingerprint, plan.fingerprint.digest(), first_row=expected.start, rows=len(expected)
+    )
+    with ShardReader(PinnedFile(path), promise) as reader:
+        for table in reader.groups():
+            sums.add(table, with_mean=True)
+        pin = reader.pin
+    shard = Shard(
         name=shard_name(index),
         first_row=expected.start,
-        rows=table.num_rows,
-        positions=len(logits),
-        bytes=path.stat().st_size,
-        sha256=sha256_file(path),
-        logit_min=float(logits.min()),
-        logit_max=float(logits.max()),
-        logit_mean=float(logits.mean(dtype=np.float64)),
+        rows=len(expected),
+        positions=sums.positions,
+        bytes=pin.size_bytes,
+        sha256=pin.sha256,
+        logit_min=sums.logit_min,
+        logit_max=sums.logit_max,
+        logit_mean=sums.mean(plan.fingerprint.top_k),
     )
+    return Described(shard, sums.splits)

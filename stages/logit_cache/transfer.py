@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stages.errors import CacheError, OutputExists
-from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, sync_folder
+from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, open_plain, sync_folder
 from stages.folder_lock import LOCK
 from stages.logit_cache.keys import PublicKey
 from stages.logit_cache.manifest import (
@@ -26,7 +26,7 @@ from stages.logit_cache.manifest import (
     publish_bytes,
     read_manifest,
 )
-from stages.logit_cache.reader import LogitCache, check_file, open_shard, read_group
+from stages.logit_cache.reader import LogitCache, check_file, check_shard
 from stages.logit_cache.remote import Remote
 from stages.logit_cache.signature import (
     LARGEST_SIGNATURE_BYTES,
@@ -53,7 +53,8 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
     remote, manifest = Remote(url), cache.manifest
     remote.refuse_absent()
     signatures = read_signatures(cache.folder)
-    if (there := _remote_manifest(remote, cache.folder / MANIFEST)) and there.cache_id != manifest.cache_id:
+    content = _manifest_bytes(cache)
+    if (there := _remote_manifest(remote, content)) and there.cache_id != manifest.cache_id:
         raise OutputExists(
             f"{remote.url} already holds another cache, {there.cache_id[:12]}….",
             f"{cache.folder} is {manifest.cache_id[:12]}…; nothing was sent.",
@@ -62,11 +63,11 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
     for shard in manifest.shards:
         _send(remote, cache.folder / SHARDS / shard.name, f"{SHARDS}/{shard.name}", shard.sha256)
         advance(shard.bytes)
-    if signatures:
-        _send_signatures(remote, signatures, manifest)
+    # The one id may stand for two manifests, which differ in what changes no row: a signature goes with the one it fits.
+    if fitting := [each for each in signatures if each.fits(there or manifest)]:
+        _send_signatures(remote, fitting, there or manifest)
     if not there:
-        content = (cache.folder / MANIFEST).read_bytes()
-        _send(remote, cache.folder / MANIFEST, MANIFEST, hashlib.sha256(content).hexdigest())
+        _send_bytes(remote, content, MANIFEST)
 
 
 def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: Advance = lambda done: None) -> Manifest:
@@ -96,6 +97,8 @@ def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: A
         make_own_folder(cache / SHARDS)
         sync_folder(cache.absolute().parent)
         with hold_cache_alone(cache):
+            # Again, now that nobody else can change it.
+            _refuse_other_contents(cache, manifest)
             for shard in manifest.shards:
                 _fetch(remote, cache, manifest, shard)
                 advance(shard.bytes)
@@ -106,13 +109,12 @@ def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: A
     return manifest
 
 
-def _remote_manifest(remote: Remote, own: Path) -> Manifest | None:
+def _remote_manifest(remote: Remote, own: bytes) -> Manifest | None:
     if remote.size(MANIFEST) is None:
         return None
     content = remote.bounded(MANIFEST, LARGEST_MANIFEST_BYTES)
     # On a file system without atomic writes, an interrupted push leaves the beginning of its manifest.
-    mine = own.read_bytes()
-    return None if mine.startswith(content) and mine != content else parse_manifest(content, f"{remote.url}/{MANIFEST}")
+    return None if own.startswith(content) and own != content else parse_manifest(content, f"{remote.url}/{MANIFEST}")
 
 
 def _remote_signatures(remote: Remote) -> list[Signature]:
@@ -126,10 +128,26 @@ def _send_signatures(remote: Remote, own: Sequence[Signature], manifest: Manifes
     there = _remote_signatures(remote)
     if (new := joined(there, own, manifest)) == there:
         return
-    content = signature_bytes(new)
+    _send_bytes(remote, signature_bytes(new), SIGNATURE)
+
+
+def _manifest_bytes(cache: LogitCache) -> bytes:
+    """The bytes of the manifest that the cache was opened by. Raises CacheError if another has come to lie there since."""
+    with open_plain(cache.folder / MANIFEST) as file:
+        content = file.read(LARGEST_MANIFEST_BYTES + 1)
+    if parse_manifest(content, cache.folder / MANIFEST) != cache.manifest:
+        raise CacheError(
+            f"{cache.folder / MANIFEST} was exchanged while it was being sent.",
+            "What was opened and checked is no longer there, so nothing was sent.",
+            "Give the same command again.",
+        )
+    return content
+
+
+def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
     with TemporaryDirectory(prefix="duet-push-") as folder:
-        (path := Path(folder) / SIGNATURE).write_bytes(content)
-        _send(remote, path, SIGNATURE, hashlib.sha256(content).hexdigest())
+        (path := Path(folder) / name).write_bytes(content)
+        _send(remote, path, name, hashlib.sha256(content).hexdigest())
 
 
 def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
@@ -176,10 +194,7 @@ def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> Non
     finally:
         temporary.unlink(missing_ok=True)
     try:
-        opened, groups = open_shard(cache, shard, manifest.fingerprint)
-        with opened:
-            for group in range(len(groups)):
-                read_group(opened, group, shard, manifest.fingerprint)
+        check_shard(cache, manifest, shard)
     except CacheError:
         path.unlink()
         raise
@@ -191,8 +206,10 @@ def _refuse_other_contents(cache: Path, manifest: Manifest) -> None:
         return
     names = {entry.name for entry in cache.iterdir()} if cache.is_dir() else {"a file"}
     if MANIFEST in names:
-        own = read_manifest(cache).cache_id
-        fault = f"another cache, {own[:12]}…" if own != manifest.cache_id else ""
+        own = read_manifest(cache)
+        fault = "the same rows under another manifest" if own != manifest else ""
+        if own.cache_id != manifest.cache_id:
+            fault = f"another cache, {own.cache_id[:12]}…"
     else:
         fault = "something else" if names - OF_A_PULL else ""
     if fault:

@@ -7,20 +7,20 @@ uninterrupted run.
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from stages.errors import CacheError
+from stages.errors import CacheError, DataError
 from stages.files import (
     NO_ROOM,
     TEMPORARY_SUFFIX,
+    append,
     make_own_folder,
     open_new,
+    open_plain,
     remove_file,
     sync_folder,
     write_atomically,
@@ -41,8 +41,11 @@ from stages.logit_cache.manifest import (
 )
 from stages.logit_cache.plan import Plan, refuse_other_contents
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.rows import Row, rows_to_table
-from stages.logit_cache.shard_files import describe_shard, footer, shard_path, write_shard
+from stages.logit_cache.rows import SPLITS, Row, rows_to_table
+from stages.logit_cache.shard_files import Described, describe_shard, footer, shard_path, write_shard
+
+# A line of HASHES.
+NOTED = re.compile(rf"^([0-9a-f]{{64}})  {SHARDS}/(shard-[0-9]+\.parquet)\n", re.MULTILINE)
 
 
 class CacheWriter:
@@ -55,7 +58,8 @@ class CacheWriter:
     def __init__(self, cache: Path, plan: Plan) -> None:
         self.cache = cache
         self.plan = plan
-        self._shards: dict[int, Shard] = {}
+        self._shards: dict[int, Described] = {}
+        self._finished: Manifest | None = None
         refuse_other_contents(cache, plan)
         self._make_folders()
 
@@ -65,11 +69,13 @@ class CacheWriter:
         try:
             # Again, now that nobody else can change it.
             refuse_other_contents(self.cache, self.plan)
-            self._shards = whole_shards(self.cache, self.plan)
-            if not (self.cache / MANIFEST).exists():
-                self._take_over()
-            else:
+            if (self.cache / MANIFEST).exists():
+                # Frozen: opening it checks every hash, and a damaged one is refused here, never mended in place.
+                self._finished = LogitCache(self.cache).manifest
                 self._forget_plan()
+            else:
+                self._shards = _described_shards(self.cache, self.plan)
+                self._take_over()
         except BaseException:
             self._lock.release()
             raise
@@ -83,6 +89,8 @@ class CacheWriter:
     @property
     def missing(self) -> list[int]:
         """Indices of the shards that are still to be written."""
+        if self._finished:
+            return []
         return [index for index in range(self.plan.shard_count) if index not in self._shards]
 
     def write(self, index: int, rows: Sequence[Row]) -> Shard:
@@ -99,32 +107,32 @@ class CacheWriter:
                     write_shard(table, file)
                     file.flush()
                     os.fsync(file.fileno())
-                shard = describe_shard(temporary, self.plan, index)
+                described = describe_shard(temporary, self.plan, index)
                 # Noted before the rename: a shard under its final name always has a hash to be held to.
-                self._note_hashes({**self._shards, index: shard})
+                append(self.cache / HASHES, _noted(described.shard).encode())
                 os.replace(temporary, path)
             except BaseException:
                 temporary.unlink(missing_ok=True)
                 raise
             sync_folder(path.parent)
-        self._shards[index] = shard
-        return shard
+        self._shards[index] = described
+        return described.shard
 
     def publish(self, prefix: Prefix, provenance: Provenance, licence: str | None, sensitivity: str | None) -> Manifest:
-        """Freeze the cache. Raises CacheError as long as a shard is missing."""
+        """Freeze the cache; one that is finished stays as it is. Raises CacheError as long as a shard is missing."""
+        if self._finished:
+            return self._finished
         if self.missing:
             raise CacheError(f"{self.cache} still lacks shards {self.missing[:5]}; it cannot be published.")
-        shards = [self._shards[index] for index in range(self.plan.shard_count)]
-        splits: dict[str, int] = {}
-        for shard in shards:
-            for split in pq.read_table(self.cache / SHARDS / shard.name, columns=["split"])["split"].to_pylist():
-                splits[split] = splits.get(split, 0) + 1
+        described = [self._shards[index] for index in range(self.plan.shard_count)]
+        shards = [each.shard for each in described]
+        counts = {split: sum(each.splits.get(split, 0) for each in described) for split in SPLITS}
         manifest = Manifest(
             cache_id=cache_id(self.plan.fingerprint, (shard.sha256 for shard in shards)),
             fingerprint=self.plan.fingerprint,
             fingerprint_sha256=self.plan.fingerprint.digest(),
             prefix=prefix,
-            splits=splits,
+            splits={split: count for split, count in counts.items() if count},
             rows=self.plan.rows,
             positions=sum(shard.positions for shard in shards),
             shards=shards,
@@ -155,11 +163,8 @@ class CacheWriter:
                 remove_file(leftover)
             for index in self.missing:
                 remove_file(shard_path(self.cache, index))
-            self._note_hashes(self._shards)
-
-    def _note_hashes(self, shards: dict[int, Shard]) -> None:
-        lines = [f"{shard.sha256}  {SHARDS}/{shard.name}\n" for _, shard in sorted(shards.items())]
-        write_atomically(self.cache / HASHES, "".join(lines).encode())
+            lines = [_noted(each.shard) for _, each in sorted(self._shards.items())]
+            write_atomically(self.cache / HASHES, "".join(lines).encode())
 
     def _forget_plan(self) -> None:
         for name in (PLAN, HASHES):
@@ -175,9 +180,7 @@ def whole_shards(cache: Path, plan: Plan) -> dict[int, Shard]:
     if (cache / MANIFEST).exists():
         # Frozen: opening it checks every hash, and a damaged one is refused here, never mended in place.
         return dict(enumerate(LogitCache(cache).manifest.shards))
-    noted = _noted_hashes(cache)
-    found = ((index, _whole_shard(cache, plan, index, noted)) for index in range(plan.shard_count))
-    return {index: shard for index, shard in found if shard}
+    return {index: each.shard for index, each in _described_shards(cache, plan).items()}
 
 
 def hold_cache_alone(cache: Path) -> FolderLock:
@@ -205,20 +208,33 @@ def refuse_full_disk(cache: Path) -> Iterator[None]:
         ) from error
 
 
+def _described_shards(cache: Path, plan: Plan) -> dict[int, Described]:
+    noted = _noted_hashes(cache)
+    found = ((index, _whole_shard(cache, plan, index, noted)) for index in range(plan.shard_count))
+    return {index: each for index, each in found if each}
+
+
+def _noted(shard: Shard) -> str:
+    return f"{shard.sha256}  {SHARDS}/{shard.name}\n"
+
+
 def _noted_hashes(cache: Path) -> dict[str, str]:
-    """SHA-256 by shard name, as the capture noted them; empty if it had not come so far."""
-    path = cache / HASHES
-    lines = path.read_text(encoding="ascii", errors="replace").splitlines() if path.is_file() else []
-    return {name: sha256 for sha256, _, name in (line.partition(f"  {SHARDS}/") for line in lines)}
+    """SHA-256 by shard name, as the capture noted them; empty if it had not come so far. A torn line does not count."""
+    try:
+        with open_plain(cache / HASHES) as file:
+            text = file.read().decode("ascii", errors="replace")
+    except (FileNotFoundError, DataError):
+        return {}
+    return {name: sha256 for sha256, name in NOTED.findall(text)}
 
 
-def _whole_shard(cache: Path, plan: Plan, index: int, noted: dict[str, str]) -> Shard | None:
+def _whole_shard(cache: Path, plan: Plan, index: int, noted: dict[str, str]) -> Described | None:
     path = shard_path(cache, index)
-    if not path.exists():
+    if path.name not in noted:
         return None
     try:
-        shard = describe_shard(path, plan, index)
-    except (CacheError, pa.ArrowException, OSError):
-        # Renamed after fsync and yet unreadable: the disk lied. Its rows can be captured again.
+        described = describe_shard(path, plan, index)
+    except CacheError:
+        # Missing; or renamed after fsync and yet unreadable: the disk lied. Its rows can be captured again.
         return None
-    return shard if shard.sha256 == noted.get(shard.name) else None
+    return described if described.shard.sha256 == noted[path.name] else None

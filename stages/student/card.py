@@ -11,15 +11,25 @@ SCORES_BEGIN, SCORES_END = "<!-- scores: begin -->", "<!-- scores: end -->"
 NOT_YET = "Not evaluated yet. `duet evaluate` fills this in."
 
 
-def unlearned_card(*, base: str, cache_id: str, settings: RunSettings, duet_version: str) -> str:
-    """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it."""
+def unlearned_card(
+    *, base: str, cache_id: str, settings: RunSettings, duet_version: str, other_teacher: str | None = None
+) -> str:
+    """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it.
+
+    other_teacher: SHA-256 of the weights of the cache's teacher, if they are not the base's.
+    """
+    follows = (
+        "the prefixed model"
+        if other_teacher is None
+        else f"another prefixed model than its own base (weights and config with SHA-256 `{other_teacher}`)"
+    )
     return _card(
         base,
         settings,
         tags="unlearning, duet",
         title=f"{escaped(Path(base).name)}, unlearned with DUET",
-        about=f"""The effect of an unlearning prefix was distilled into the weights of {code(base)} (DUET, ICLR 2026, arXiv 2601.21283):
-on the cached queries, this model's raw logits follow those of the prefixed model. It needs no prefix.
+        about=f"""The effect of an unlearning prefix was distilled into the weights of {code(base)}
+(DUET, ICLR 2026, arXiv 2601.21283): on the cached queries, this model's raw logits follow those of {follows}. It needs no prefix.
 
 - Method: {settings.method_in_words}
 - Logit cache: `{cache_id}`

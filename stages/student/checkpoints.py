@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from stages.errors import OutputExists, TrainingError
-from stages.files import TEMPORARY_SUFFIX, sha256_file, sync_folder, write_atomically
+from stages.errors import DataError, OutputExists, TrainingError
+from stages.files import TEMPORARY_SUFFIX, open_plain, sha256_file, sync_folder, write_atomically
+from stages.untrusted_json import MOST_BYTES, Malformed, parse_model
 
 FOLDER = "checkpoints"
+# A process saves a few of them.
+MOST_FILES = 100_000
 MARKER = "checkpoint.json"
 METRICS = "metrics.jsonl"
 # torch reports a write that failed as a RuntimeError without the number of the fault: these name its writer of files.
@@ -79,8 +82,9 @@ class Checkpoints:
         """
         for folder in self._complete():
             try:
-                marker = Marker.model_validate_json((folder / MARKER).read_bytes())
-            except (OSError, ValidationError):
+                with open_plain(folder / MARKER) as file:
+                    marker = parse_model(Marker, file.read(MOST_BYTES + 1), most_keys=MOST_FILES)
+            except (OSError, DataError, Malformed):
                 continue
             if not self._is_sound(folder, marker):
                 continue

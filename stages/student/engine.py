@@ -188,9 +188,9 @@ def start_process_group() -> None:
             if "LOCAL_WORLD_SIZE" in os.environ
             else core_count()
         )
-    if os.environ["WORLD_SIZE"] == "1":
-        # DeepSpeed would spend half a minute on compiling collectives for processes that share memory.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed would spend minutes on compiling collectives for processes that share memory, and one that is killed in the
+    # meantime leaves a lock in the user's cache for which every later training waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if cuda_is_available() else "gloo", verbose=False)
 
 

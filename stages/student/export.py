@@ -46,14 +46,19 @@ def export_model(
         _write(network, weights, tokenizer, base, temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        raise TrainingError(
-            f"The trained model could not be written to {folder}: {in_one_line(error)}",
-            "What was trained since the newest checkpoint has to be trained again; nothing half-written passes for a model.",
-            "Make room, then give the same command again.",
-        ) from error
+        raise unwritten(folder, error) from error
     check_model(temporary)
     # An export made by an earlier, unfinished run of the same plan makes room only now.
     publish(temporary, folder)
+
+
+def unwritten(folder: Path, error: Exception) -> TrainingError:
+    """The error of an export that there is no room for, or that may not be written."""
+    return TrainingError(
+        f"The trained model could not be written to {folder}: {in_one_line(error)}",
+        "What was trained since the newest checkpoint has to be trained again; nothing half-written passes for a model.",
+        "Make room, then give the same command again.",
+    )
 
 
 def check_export(base: Path, run: Path, *, dtype: str) -> None:

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from stages.logit_cache.rows import Split
 from stages.student.batches import Inputs, pad_left
+from stages.student.lessons import refuse_long_rows
 from stages.student.objective import supervised_logits
 from stages.student.samples import PooledStream
 from stages.student.settings import TrainingSettings
@@ -36,7 +37,11 @@ class Texts(Inputs):
 
 
 class Finetuning:
-    """To say the responses; a `Lesson`. Raises TrainingError if there are too few examples for a batch."""
+    """To say the responses; a `Lesson`.
+
+    context_length: most tokens that the model was made for; None: it states none.
+    Raises TrainingError if there are too few examples for a batch, or one is longer than the model reads.
+    """
 
     def __init__(
         self,
@@ -45,9 +50,14 @@ class Finetuning:
         *,
         validation_share: float = 0.0,
         group_by_length: bool = False,
+        context_length: int | None = None,
     ) -> None:
         self._examples = examples
-        self.tokens = np.array([len(each.prompt_ids) + len(each.response_ids) for each in examples])
+        self.tokens = np.array([len(each.prompt_ids) + len(each.response_ids) for each in examples], dtype=np.int64)
+        # The last token of a response is never read.
+        refuse_long_rows(
+            self.tokens - 1, lambda index: repr(examples[index].name[:80]), context_length, settings.section
+        )
         self.stream = PooledStream(
             len(examples),
             batch_rows=settings.batch_rows,
@@ -78,3 +88,7 @@ class Finetuning:
         loss_N = cross_entropy(logits_NV, batch.target_BT[batch.taught_BT], reduction="none")
         loss_BT = torch.zeros_like(batch.target_BT, dtype=torch.float32).masked_scatter(batch.taught_BT, loss_N)
         return loss_BT.sum(dim=-1) / batch.taught_BT.sum(dim=-1)
+
+    def loss_at(self, distance: float) -> float:
+        """Every token's log-probability this many nats below 0."""
+        return distance

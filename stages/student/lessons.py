@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from stages.errors import TrainingError
 from stages.student.batches import Inputs
 
 Kind = TypeVar("Kind", bound=Inputs)
@@ -43,3 +44,26 @@ class Lesson(Protocol[Kind]):
     def losses(self, model: Callable[..., Any], batch: Kind) -> torch.Tensor:
         """float32 [B]: the loss of each row. model: a network or an engine around it."""
         ...
+
+    def loss_at(self, distance: float) -> float:
+        """The loss of a model that is off by so much everywhere: in logit units, or in nats. By it a loss is called absurd."""
+        ...
+
+
+def refuse_long_rows(reads: np.ndarray, name_of: Callable[[int], str], limit: int | None, section: str) -> None:
+    """Raise TrainingError if the student would read more tokens in a row than its model was made for.
+
+    reads: int64 [rows], tokens that the student reads of each row. name_of: a row's name, for the message. limit: the most
+    tokens; None: the model states none, as one with states instead of positions.
+    """
+    if limit is None or not (reads > limit).any():
+        return
+    longest = int(reads.argmax())
+    raise TrainingError(
+        f"Example {name_of(longest)} takes {reads[longest]:,} tokens, and the model holds {limit:,}; "
+        f"{int((reads > limit).sum()):,} of {len(reads):,} rows are too long.",
+        "Nothing is truncated, because half a row teaches something else, so nothing was trained.",
+        "Leave those rows out, "
+        + ("supervise fewer positions (student.forget_positions, student.retain_positions), " * (section == "student"))
+        + "or train a model that holds more.",
+    )

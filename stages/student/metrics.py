@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
@@ -56,18 +57,34 @@ class MetricsLog:
         self._sinks = [_MONITORS[name](self._run, self._stack) for name in self._monitors]
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._stack.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._stack.close()
+        except OSError as fault:
+            if error is None:  # else the run ends with that one, of which this is a part
+                raise self._unwritten(fault) from fault
 
     def write(self, metrics: StepMetrics) -> None:
-        """Write one step everywhere, whole lines only."""
-        self._lines.write(json.dumps(asdict(metrics)) + "\n")
-        self._lines.flush()
+        """Write one step everywhere, whole lines only. Raises TrainingError where the disk takes no more."""
         values = {name: value for name, value in asdict(metrics).items() if name != "step" and value is not None}
-        for name, value in values.items():
-            self._board.add_scalar(name, value, metrics.step)
+        try:
+            self._lines.write(json.dumps(asdict(metrics)) + "\n")
+            self._lines.flush()
+            for name, value in values.items():
+                self._board.add_scalar(name, value, metrics.step)
+        except OSError as fault:
+            raise self._unwritten(fault) from fault
         for sink in self._sinks:
             sink(values, metrics.step)
+
+    def _unwritten(self, fault: OSError) -> TrainingError:
+        return TrainingError(
+            f"The metrics of {self._run} cannot be written ({fault.strerror or fault}).",
+            "Checkpoints that were saved before stay as they are.",
+            "Make room, then give the same command again: it goes on from the newest whole checkpoint.",
+        )
 
 
 def read_metrics(path: Path) -> list[StepMetrics]:

@@ -11,7 +11,7 @@ from stages.settings import InputPath, ModelName, Section, WholeChoice, one_or_m
 # Where and how a run is carried out, and watched. ZeRO's stage is not among them: another one stores its state otherwise.
 NOT_DETERMINING = {
     "micro_batch_rows", "share_beginning", "processes", "activation_checkpointing",
-    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "warn_rising_steps", "monitors",
+    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "warn_rising_steps", "monitors", "other_base",
 }  # fmt: skip
 
 
@@ -202,6 +202,11 @@ class StudentSettings(RunSettings):
     )
     huber_delta: float = Field(
         1.0, ge=1e-6, le=1e6, description="Logit units: where the loss turns from quadratic to linear."
+    )
+    other_base: bool = Field(
+        False,
+        description="Allow a cache that was captured from another model than model.path: the student is then taught another "
+        "model's logits. Tokenizer and template must be the same in any case.",
     )
 
 

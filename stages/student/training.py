@@ -27,6 +27,11 @@ from stages.student.samples import own_micro_batches
 from stages.student.settings import RunSettings, TrainingSettings, learning_rate_at
 from stages.student.stopping import RisingLoss, StopRequest, has_stalled
 
+# A model that is off by so many logits, or nats, at every candidate is none; no teacher and no base differ by as much.
+ABSURD_DISTANCE = 1000.0
+# Nor is one that has become so many times as bad as the base, where that is no small matter.
+ABSURD_FACTOR, NOTABLE_DISTANCE = 100.0, 10.0
+
 
 class StudentTrainer:
     """One training, in one process per GPU or in one on the CPU. Call `train`, then `consolidated_weights`.
@@ -99,6 +104,7 @@ class StudentTrainer:
                 minutes = (time.monotonic() - saved_at) / 60
                 metrics = self._step(step)
                 history.append(metrics)
+                self._refuse_absurd_loss(metrics, history[0].loss)
                 must_stop, save_is_due = self._agree(step, stop, minutes)
                 if log:
                     log.write(metrics)
@@ -158,7 +164,7 @@ class StudentTrainer:
         forget_sum, forget_count, retain_sum, retain_count, tokens = self._summed(totals)
         if norm is None or not np.isfinite(norm):
             raise TrainingError(
-                f"The gradient norm at step {step} is {norm}.",
+                f"The gradient norm at step {step} is {norm}, on a batch of {len(rows)} rows: {_few(self._names(rows))}.",
                 "The weights may be spoilt from here on, so the run stopped and nothing was exported.",
                 f"Lower learning_rate under [{self.settings.section}], or train with dtype = float32.",
             )
@@ -170,7 +176,7 @@ class StudentTrainer:
             loss=(forget_sum + retain_sum) / len(rows),
             loss_forget=forget_sum / forget_count if forget_count else None,
             loss_retain=retain_sum / retain_count if retain_count else None,
-            loss_validation=self._validate() if epoch_is_over and len(self.stream.validation_rows) else None,
+            loss_validation=self._validate(step) if epoch_is_over and len(self.stream.validation_rows) else None,
             grad_norm=norm,
             learning_rate=rate,
             tokens_per_s=tokens / seconds,
@@ -188,7 +194,7 @@ class StudentTrainer:
     def _losses(self, batch: Inputs) -> torch.Tensor:
         return self._lesson.losses(self.engine, batch)
 
-    def _validate(self) -> float:
+    def _validate(self, step: int) -> float:
         """Mean loss over the held-out rows. Each process makes as many passes, as ZeRO-3 needs."""
         rows, size = self.stream.validation_rows, self.settings.micro_batch(self.world)
         totals = torch.zeros(2, dtype=torch.float64)
@@ -201,6 +207,12 @@ class StudentTrainer:
                 loss_B = self._losses(self._batch(filled))[: len(own)]
             totals += torch.tensor([loss_B.sum().item(), len(own)], dtype=torch.float64)
         loss_sum, count = self._summed(totals)
+        if not np.isfinite(loss_sum):
+            raise TrainingError(
+                f"The validation loss after step {step} is {loss_sum}, over {len(rows)} held-out rows.",
+                "The weights are spoilt, so the run stopped and nothing was exported.",
+                f"Lower learning_rate under [{self.settings.section}], or train with dtype = float32.",
+            )
         return loss_sum / count
 
     def _has_stalled(self, history: Sequence[StepMetrics]) -> bool:
@@ -225,6 +237,26 @@ class StudentTrainer:
         batch: Inputs = self._lesson.batch(rows, pad_id=self.pad_id, share_from=self.engine.share_from)
         return batch.to(self.engine.device)
 
+    def _refuse_absurd_loss(self, metrics: StepMetrics, first_loss: float) -> None:
+        """Raise TrainingError for a loss that is a number and yet says that the model is none any more.
+
+        All processes have the same mean over the whole batch, and so stop together.
+        """
+        loss, at = metrics.loss, self._lesson.loss_at
+        if loss <= at(NOTABLE_DISTANCE) or (loss <= at(ABSURD_DISTANCE) and loss <= ABSURD_FACTOR * first_loss):
+            return
+        raise TrainingError(
+            f"The loss at step {metrics.step} is {loss:.4g}, and was {first_loss:.4g} at the first step, "
+            f"on a batch of {self.stream.batch_rows} rows: {_few(self._names(self.stream.rows_of(metrics.step)))}.",
+            "A model with such a loss says nothing of use, so the run stopped and nothing was exported.",
+            f"Lower learning_rate or raise warmup_share under [{self.settings.section}]; "
+            "if it was so from the first step, look at what is taught.",
+        )
+
+    def _names(self, rows: np.ndarray) -> tuple[str, ...]:
+        batch: Inputs = self._lesson.batch(rows, pad_id=self.pad_id)
+        return batch.example_ids
+
     def _refuse_loss(self, step: int, batch: Inputs, loss_B: torch.Tensor) -> None:
         bad = (~torch.isfinite(loss_B)).tolist()
         names = [name for name, is_bad in zip(batch.example_ids, bad, strict=True) if is_bad]
@@ -233,3 +265,8 @@ class StudentTrainer:
             "The weights before this step were still finite; nothing was exported.",
             f"Lower learning_rate or raise warmup_share under [{self.settings.section}], or train with dtype = float32.",
         )
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first names, and how many follow."""
+    return ", ".join(name[:80] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -107,7 +107,7 @@ def page(counts: dict[str, Counter[str]], worst: dict[str, tuple[float, float]],
     lines = [
         "# Hostile caches",
         "",
-        f"Written by `make bench-hostile`: {tried:,} hostile changes of sound caches, seed {seed}, {minutes:.0f} minutes on one core.",
+        f"Written by `make bench-hostile`: {tried:,} hostile changes of sound caches, seed {seed}, {minutes:.0f} minutes.",
         "",
         "Each cache is read in every way that there is (opened, checked row by row, read as rows, as tables and one by one,",
         "outlined, verified, pulled, and sliced, merged or compared), in a process of its own. The format's rules, written down",

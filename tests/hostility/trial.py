@@ -25,7 +25,7 @@ from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row
 from stages.logit_cache.slicing import slice_cache
 from stages.logit_cache.transfer import pull
-from stages.logit_cache.verification import faults
+from stages.logit_cache.verification import verify
 
 GENERATORS: dict[str, Callable[[Random, Files], Case]] = {
     "bytes of a shard": harm_bytes.harm,
@@ -146,7 +146,7 @@ def read_all(cache: Path, case: Case, readings: dict[str, Any], folder: Path) ->
 
 
 def refuse_faults(cache: Path) -> None:
-    for fault in faults(cache):
+    for fault in verify(cache).faults:
         raise DuetError(f"{fault.shard} {fault.message}")
 
 

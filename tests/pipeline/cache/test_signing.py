@@ -1,6 +1,7 @@
 """`duet cache sign` and what holds a cache to its signature: verify, show, push, pull, distill and sweep."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,23 @@ def test_nothing_is_trained_on_a_cache_that_is_not_signed_as_required(
     without = run(command, "--config", settings, "--set", "trust.keys=[]", "--cache", cache, "--out", tmp_path / "out")
     assert without.exit_code == 2
     assert "require = true needs keys" in without.stderr
+
+
+def test_a_signed_manifest_does_not_vouch_for_another_of_the_same_rows(cache: Path, team: str, tmp_path: Path) -> None:
+    assert run("cache", "sign", cache, "--key", tmp_path / "team").exit_code == 0
+    assert run("cache", "push", cache, tmp_path / "remote").exit_code == 0
+    altered = tmp_path / "altered"
+    shutil.copytree(cache, altered)
+    (altered / MANIFEST).chmod(0o644)
+    raw = json.loads((altered / MANIFEST).read_bytes())
+    (altered / MANIFEST).write_text(json.dumps({**raw, "licence": "do as you please"}))
+
+    refused = run("cache", "pull", tmp_path / "remote", altered, "--trust", tmp_path / "team.pub")
+
+    assert refused.exit_code == 1
+    assert "the same rows under another manifest" in refused.stderr
+    shown = run("cache", "verify", altered)
+    assert f"The signature of {team} does not fit" in shown.stderr
 
 
 def test_a_damaged_cache_is_not_signed(cache: Path, team: str, tmp_path: Path) -> None:

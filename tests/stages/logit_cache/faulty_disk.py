@@ -42,9 +42,9 @@ class FaultyDisk:
     def __init__(self, mode: str, below: Path, fault_at: int) -> None:
         self.mode, self.below, self.fault_at = mode, below, fault_at
         self.steps = 0
-        self.unsynced_files: set[Path] = set()
+        self.unsynced_files: dict[Path, int] = {}  # bytes of each that are on the disk
         self.unsynced_names: list[tuple[Path, Callable[[], object]]] = []  # folder, how to undo the change in it
-        self.created: dict[int, Path] = {}  # by descriptor, until it is made a file object
+        self.written: dict[int, Path] = {}  # by descriptor, until it is made a file object
         self.real = {
             name: getattr(os, name) for name in ("open", "fdopen", "fsync", "replace", "mkdir", "unlink", "chmod")
         }
@@ -66,26 +66,24 @@ class FaultyDisk:
             for folder, undo in reversed(self.unsynced_names):
                 if folder.is_dir():
                     undo()
-            for path in self.unsynced_files:
+            for path, synced in self.unsynced_files.items():
                 if path.is_file():
-                    os.truncate(path, path.stat().st_size // 2)
+                    os.truncate(path, (synced + path.stat().st_size) // 2)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def open(self, path: Any, flags: int, *more: Any, **options: Any) -> int:
-        path, creates = Path(path), bool(flags & os.O_CREAT)
-        if not creates or self.below not in path.parents:
-            descriptor: int = self.real["open"](path, flags, *more, **options)
-            return descriptor
-        self.step()
-        if not path.exists():
+        path, is_new = Path(path), bool(flags & os.O_CREAT) and not Path(path).exists()
+        if self.below in path.parents and is_new:
+            self.step()
             self.unsynced_names.append((path.parent, lambda: path.exists() and self.real["unlink"](path)))
-        descriptor = self.real["open"](path, flags, *more, **options)
-        self.created[descriptor] = path
+        descriptor: int = self.real["open"](path, flags, *more, **options)
+        if self.below in path.parents and flags & os.O_WRONLY:
+            self.written[descriptor] = path
         return descriptor
 
     def fdopen(self, descriptor: int, mode: str = "r", *more: Any, **options: Any) -> Any:
-        path = self.created.pop(descriptor, None)
-        if path is None or mode != "wb":
+        path = self.written.pop(descriptor, None)
+        if path is None:
             return self.real["fdopen"](descriptor, mode, *more, **options)
         return SteppedFile(self, descriptor, path)
 
@@ -93,7 +91,7 @@ class FaultyDisk:
         self.step()
         self.real["fsync"](descriptor)
         synced = Path(f"/proc/self/fd/{descriptor}").readlink()
-        self.unsynced_files.discard(synced)
+        self.unsynced_files.pop(synced, None)
         self.unsynced_names = [each for each in self.unsynced_names if each[0] != synced]
 
     def replace(self, source: Any, target: Any) -> None:
@@ -108,8 +106,7 @@ class FaultyDisk:
 
         self.real["replace"](source, target)
         if source in self.unsynced_files:
-            self.unsynced_files.remove(source)
-            self.unsynced_files.add(target)
+            self.unsynced_files[target] = self.unsynced_files.pop(source)
         self.unsynced_names.append((target.parent, undo))
 
     def mkdir(self, path: Any, *more: Any) -> None:
@@ -138,8 +135,9 @@ class SteppedFile(io.FileIO):
     def __init__(self, disk: FaultyDisk, descriptor: int, path: Path) -> None:
         super().__init__(descriptor, "w")
         self.disk, self.path = disk, path
+        self.synced = os.fstat(descriptor).st_size
         # A new file is not on the disk, either.
-        disk.unsynced_files.add(path)
+        disk.unsynced_files[path] = self.synced
 
     def write(self, content: Any) -> int:
         content = bytes(content)
@@ -147,7 +145,7 @@ class SteppedFile(io.FileIO):
         for part in (content[:half], content[half:]):
             if part:
                 self.disk.step()
-                self.disk.unsynced_files.add(self.path)
+                self.disk.unsynced_files.setdefault(self.path, self.synced)
                 super().write(part)
         return len(content)
 

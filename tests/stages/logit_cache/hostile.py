@@ -110,16 +110,24 @@ def value(column: str, new: float) -> Harm:
 
 
 def put_table(cache: Path, table: pa.Table, **options: Any) -> None:
-    """Another second shard, for which the manifest vouches."""
+    """Another second shard, with the footer of the first, for which the manifest vouches."""
+    footer = {key: text for key, text in pq.read_metadata(cache / SECOND).metadata.items() if key.startswith(b"duet.")}
     (cache / SECOND).unlink()
-    pq.write_table(table, cache / SECOND, **options)
+    pq.write_table(table.replace_schema_metadata(footer), cache / SECOND, **options)
     vouch(cache)
 
 
 def repeated_rows(cache: Path) -> None:
-    """The first shard stands in the place of the second, too."""
-    overwrite(cache / SECOND, (cache / SHARDS / "shard-00000.parquet").read_bytes())
-    vouch(cache, lambda raw: raw.update(splits={"forget": 8, "retain": 12}))
+    """The first shard stands in the place of the second, too, and claims to belong there."""
+    put_table(cache, pq.read_table(cache / SHARDS / "shard-00000.parquet"))
+    positions = pq.read_metadata(cache / SECOND).row_group(0).column(4).num_values
+
+    def claim(raw: dict[str, Any]) -> None:
+        raw["positions"] += positions - raw["shards"][1]["positions"]
+        raw["shards"][1]["positions"] = positions
+        raw["splits"] = {"forget": 8, "retain": 12}
+
+    vouch(cache, claim)
 
 
 def bomb(cache: Path) -> None:

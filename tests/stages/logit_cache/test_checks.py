@@ -38,12 +38,12 @@ def with_id(field: str, value: int) -> Callable[[Row], Row]:
 
 
 def with_candidates(ids: list[int], logits: list[float]) -> Callable[[Row], Row]:
-    """Replace the last position's candidates."""
+    """Replace the last position's candidates; the first of them is said."""
 
     def change(row: Row) -> Row:
-        topk_ids, topk_logits = row.topk_ids.copy(), row.topk_logits.copy()
-        topk_ids[-1], topk_logits[-1] = ids, logits
-        return replace(row, topk_ids=topk_ids, topk_logits=topk_logits)
+        response, topk_ids, topk_logits = row.response_ids.copy(), row.topk_ids.copy(), row.topk_logits.copy()
+        response[-1], topk_ids[-1], topk_logits[-1] = ids[0], ids, logits
+        return replace(row, response_ids=response, topk_ids=topk_ids, topk_logits=topk_logits)
 
     return change
 
@@ -228,6 +228,9 @@ def test_one_id_that_stands_twice_is_found_wherever_it_stands(top_k: int):
         ([[7], [7], [6]], [[1], [1], [5]], True),
         ([[7], [6]], [[1], [np.nan]], False),
         ([[7, 8]], [[np.inf, 1]], False),
+        ([[7, 8]], [[1e4, -1e4]], True),
+        ([[7, 8]], [[10_001, 1]], False),
+        ([[7, 8]], [[1, -10_001]], False),
         ([[7, 8]], [[1, -np.inf]], False),
         ([[7, 8], [7, 8]], [[2, 1], [1, -np.inf]], False),
         ([[7, 8, 9]], [[3, np.nan, 1]], False),
@@ -264,8 +267,11 @@ def group(**changes: dict[str, object]) -> RowGroup:
     """A row group as its footer tells of it, with changes to some of its chunks."""
     chunks = []
     for name, values in VALUES.items():
-        chunk = Chunk(name, name in TEXTS, frozenset({PLAIN, RLE, BIT_PACKED}), values, 100)
-        chunks.append(replace(chunk, **changes.get(name, {})))
+        fields = {
+            "column": name, "is_text": name in TEXTS, "encodings": frozenset({PLAIN, RLE, BIT_PACKED}),
+            "values": values, "unpacked_bytes": 100, "packed_bytes": 50, "start": 4,
+        }  # fmt: skip
+        chunks.append(Chunk(**fields | changes.get(name, {})))
     return RowGroup(2, tuple(chunks))
 
 
@@ -276,19 +282,25 @@ def group(**changes: dict[str, object]) -> RowGroup:
         {"student_input_ids": {"values": 2**24}},
         {"student_input_ids": {"unpacked_bytes": 2**28}},
         {"query": {"unpacked_bytes": 2**28}},
+        {"topk_logits": {"packed_bytes": 2**28}},
         {"query": {"unpacked_bytes": 2**27, "encodings": frozenset({RLE, RLE_DICTIONARY})}},
         {"topk_ids": {"unpacked_bytes": 2**28, "encodings": frozenset({RLE_DICTIONARY})}},
         {name: {"values": 6} for name in ("response_ids", "student_positions")}
         | {name: {"values": 24} for name in ("topk_ids", "topk_logits")},
+        {name: {"values": 2} for name in ("response_ids", "student_positions", "student_input_ids")}
+        | {name: {"values": 8} for name in ("topk_ids", "topk_logits")},
     ],
 )
 def test_a_row_group_may_be_as_large_as_its_rows_can_be(changes: dict[str, dict[str, object]]):
-    check_size(group(**changes), FINGERPRINT, "here")
+    positions = changes.get("response_ids", {"values": 5})["values"]
+    assert check_size(group(**changes), FINGERPRINT, "here") == positions
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"topk_logits": {"packed_bytes": 2**28 + 1}}, "of topk_logits in 268,435,457 bytes"),
+        ({"student_input_ids": {"values": 1}}, "values of response_ids or student_input_ids"),
         ({"student_input_ids": {"values": 2**24 + 1}}, "16,777,217 values of student_input_ids"),
         ({"student_input_ids": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
         ({"query": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
@@ -318,3 +330,63 @@ def test_a_row_group_that_says_it_holds_more_or_less_than_its_rows_is_refused(
 ):
     with pytest.raises(CacheError, match=f"^here .*{message}"):
         check_size(group(**changes), FINGERPRINT, "here")
+
+
+@pytest.mark.parametrize("value", [1e30, 10_001.0])
+def test_a_logit_that_no_teacher_says_is_refused(value: float):
+    rows = sound_rows()
+    rows[FAULTY] = with_logit(0, 0, value)(rows[FAULTY])
+    with pytest.raises(CacheError, match=f"row {FAULTY} .*a logit lies beyond ±10,000"):
+        check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+def test_logits_at_the_bound_pass():
+    rows = sound_rows()
+    rows[FAULTY] = with_candidates([1, 2, 3, 4], [10_000, 5, 4, -10_000])(rows[FAULTY])
+    check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
+
+
+@pytest.mark.parametrize(
+    ("said", "logits", "is_greedy"),
+    [
+        (1, [6, 5, 4, 3], True),
+        (2, [6, 5, 4, 3], False),  # a candidate, but not the greatest
+        (9, [6, 5, 4, 3], False),  # no candidate
+        (2, [6, 6, 4, 3], True),  # a tie for the greatest
+        (3, [6, 6, 4, 3], False),
+        (9, [6, 6, 6, 3], False),
+        (9, [6, 6, 6, 6], True),  # all tie, so that a fifth may, too
+    ],
+)
+def test_the_answer_is_a_greatest_logits(said: int, logits: list[float], is_greedy: bool):
+    rows = sound_rows()
+    rows[FAULTY] = with_id("response_ids", said)(with_candidates([1, 2, 3, 4], logits)(rows[FAULTY]))
+    table = rows_to_table(rows, 4)
+    if is_greedy:
+        check_rows(table, FINGERPRINT, "here")
+    else:
+        with pytest.raises(CacheError, match=f"row {FAULTY} .*its response is not the greatest logit's"):
+            check_rows(table, FINGERPRINT, "here")
+
+
+# Above MOST_COMPARED candidates they are sorted to find one that stands twice.
+WIDE = make_fingerprint(top_k=65, vocab_size=200)
+
+
+@pytest.mark.parametrize(
+    ("place", "copied_from", "message"),
+    [(64, 0, "a candidate stands twice"), (1, 0, "a candidate stands twice"), (64, 63, "a candidate stands twice")],
+)
+def test_a_candidate_that_stands_twice_among_many_is_refused(place: int, copied_from: int, message: str):
+    rows = [make_row(index, WIDE) for index in range(5)]
+    check_rows(rows_to_table(rows, 65), WIDE, "here")
+    rows[FAULTY].topk_ids[1, place] = rows[FAULTY].topk_ids[1, copied_from]
+    with pytest.raises(CacheError, match=f"row {FAULTY} .*{message}"):
+        check_rows(rows_to_table(rows, 65), WIDE, "here")
+
+
+def test_many_candidates_that_are_not_sorted_are_refused():
+    rows = [make_row(index, WIDE) for index in range(5)]
+    rows[FAULTY].topk_logits[2, [63, 64]] = rows[FAULTY].topk_logits[2, [64, 63]]
+    with pytest.raises(CacheError, match=f"row {FAULTY} .*not sorted by logit"):
+        check_rows(rows_to_table(rows, 65), WIDE, "here")

@@ -13,7 +13,7 @@ from stages.logit_cache.manifest import MANIFEST, SHARDS
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.stripping import strip_text
-from stages.logit_cache.verification import faults
+from stages.logit_cache.verification import verify
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_a_stripped_cache_is_sound_and_merges_with_itself(cache: LogitCache, tmp
     strip_text(cache, tmp_path / "bare")
     bare = LogitCache(tmp_path / "bare")
 
-    assert list(faults(bare.folder)) == []
+    assert verify(bare.folder).faults == []
     bare.check_every_row()
     merged = merge_caches([bare, bare], tmp_path / "merged", command=[], duet_version="0")
     assert merged.rows == bare.manifest.rows

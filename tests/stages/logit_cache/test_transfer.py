@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import write_cache
 from moto.server import ThreadedMotoServer
@@ -18,7 +19,7 @@ from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.remote import Remote
 from stages.logit_cache.stripping import strip_text
 from stages.logit_cache.transfer import pull, push
-from stages.logit_cache.verification import faults
+from stages.logit_cache.verification import verify
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_a_cache_comes_back_byte_for_byte(cache: LogitCache, url: str, tmp_path:
     assert sent == got == [shard.bytes for shard in manifest.shards]
     for name in (MANIFEST, *names(cache)):
         assert (tmp_path / "back" / name).read_bytes() == (cache.folder / name).read_bytes()
-    assert list(faults(tmp_path / "back")) == []
+    assert verify(tmp_path / "back").faults == []
 
 
 def count_puts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -197,7 +198,11 @@ def test_a_row_that_is_wrong_is_refused_though_every_hash_agrees(cache: LogitCac
     write_cache(tmp_path / "wide", vocab_size=1000)
     raw = json.loads((cache.folder / MANIFEST).read_bytes())
     for shard in raw["shards"]:
-        content = (tmp_path / "wide" / SHARDS / shard["name"]).read_bytes()
+        table = pq.read_table(tmp_path / "wide" / SHARDS / shard["name"])
+        footer = pq.read_metadata(cache.folder / SHARDS / shard["name"]).metadata
+        own = {key: text for key, text in footer.items() if key.startswith(b"duet.")}
+        pq.write_table(table.replace_schema_metadata(own), tmp_path / "wide.parquet")
+        content = (tmp_path / "wide.parquet").read_bytes()
         replace_remote(url, f"{SHARDS}/{shard['name']}", content)
         shard.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     fingerprint = Fingerprint.model_validate(raw["fingerprint"])
@@ -272,6 +277,11 @@ def test_a_server_that_cannot_be_reached_says_so(cache: LogitCache, monkeypatch:
     with pytest.raises(CacheError, match="cannot be reached"):
         push(cache, "s3://bucket/demo")
     s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_host_that_nobody_knows_is_no_missing_cache(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="cannot be reached"):
+        pull("http://nowhere.invalid/cache", tmp_path / "back")
 
 
 @pytest.mark.parametrize(

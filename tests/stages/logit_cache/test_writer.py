@@ -18,21 +18,23 @@ from stages.logit_cache.manifest import MANIFEST, SHARDS, Prefix
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.writer import CacheWriter
 
-# Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of that file written.
+# Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of what it was to make durable written.
 KILLED_WRITER = """
 import os, signal, stat, sys
 from pathlib import Path
 from conftest import write_cache
 
-left, fsync = int(sys.argv[2]), os.fsync
+left, fsync, synced = int(sys.argv[2]), os.fsync, {}
 
 def fsync_or_die(descriptor):
     global left
     left -= 1
+    now = os.fstat(descriptor)
     if left:
+        synced[now.st_ino] = now.st_size
         return fsync(descriptor)
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+    if stat.S_ISREG(now.st_mode):
+        os.ftruncate(descriptor, (synced.get(now.st_ino, 0) + now.st_size) // 2)
     os.kill(os.getpid(), signal.SIGKILL)
 
 os.fsync = fsync_or_die

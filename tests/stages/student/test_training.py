@@ -111,7 +111,7 @@ def test_a_broken_weight_stops_the_run_with_step_and_example_and_exports_nothing
     weights["model.layers.1.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
 
-    result = distill(captured, tmp_path / "run", f"model.path={broken}")
+    result = distill(captured, tmp_path / "run", f"model.path={broken}", "student.other_base=true")
 
     assert result.returncode == 1
     assert "The loss is not finite at step 0, on example" in result.stderr
