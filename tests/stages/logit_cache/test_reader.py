@@ -296,8 +296,9 @@ def test_an_example_in_two_shards_is_refused_even_if_the_manifest_vouches_for_it
     # Both shards have eight rows: rows 0 to 7 now stand there twice.
     put_rows(cache, 1, shard_path(cache, 0))
     raw = json.loads((cache / MANIFEST).read_bytes())
-    raw["positions"] += raw["shards"][0]["positions"] - raw["shards"][1]["positions"]
-    raw["shards"][1]["positions"] = raw["shards"][0]["positions"]
+    first, second = raw["shards"][:2]
+    raw["positions"] += first["positions"] - second["positions"]
+    second.update({name: first[name] for name in ("positions", "logit_min", "logit_max", "logit_mean")})
     overwrite(cache / MANIFEST, json.dumps(raw).encode())
     forge_hashes(cache)
     opened = LogitCache(cache)
