@@ -138,13 +138,13 @@ def page(found: Sequence[Outcome], reasons: dict[tuple[str, str, str], str], opt
     lines = [
         "# Small faults, and whether the tests notice them",
         "",
-        f"Written by `make mutants`. {what} of the core: one fault in one place of one module, such as `<` for `<=`, `+` for",
+        f"Written by `make mutants`. {what} of the modules below: one fault in one place of one module, such as `<` for `<=`, `+` for",
         "`-`, another constant, another bound of a slice, a condition that always or never holds, a statement left out, or two",
         "arguments exchanged. A mutant is killed if one of the module's fast tests fails on it, or runs",
         f"{PATIENCE} times as long as without it. Left alone are docstrings, annotations, assertions and the words of errors.",
         "",
-        "| module | mutants | tried | killed | survived | share |",
-        "|---|---|---|---|---|---|",
+        "| module | tried | killed | survived | share |",
+        "|---|---|---|---|---|",
     ]
     for each in found:
         count = len(each.missed)
