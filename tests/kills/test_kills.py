@@ -18,7 +18,7 @@ def test_times_that_two_runs_do_not_share_are_passed_over_and_all_else_counts() 
     assert expected.differences({**one, "run.json": [{"loss": 1.1, "step_s": 0.1}]}) == ([], ["run.json"])
     assert expected.differences({"run.json": one["run.json"], "model": "b", "x.partial": "c"}) == (
         ["x.partial"],
-        ["log", "model"],
+        ["model", "log"],
     )
 
 

@@ -14,7 +14,8 @@ from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SHARDS
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.slicing import slice_cache
-from stages.logit_cache.transfer import pull, push, strip_text
+from stages.logit_cache.stripping import strip_text
+from stages.logit_cache.transfer import pull, push
 from stages.logit_cache.verification import verify
 from stages.logit_cache.writer import CacheWriter
 
@@ -23,7 +24,7 @@ COMMANDS: dict[str, Callable[[LogitCache, Path], object]] = {
     "capture": lambda source, out: write_cache(out),
     "slice": lambda source, out: slice_cache(source, out, top_k=2, positions=1, **OPTIONS),
     "merge": lambda source, out: merge_caches([source], out, **OPTIONS),
-    "strip": lambda source, out: strip_text(source, out, **OPTIONS),
+    "strip": strip_text,
     "pull": lambda source, out: pull(str(source.folder), out),
 }
 TEMPORARY = [f"{SHARDS}/shard-00000.parquet.partial", f"{MANIFEST}.partial", f"{PLAN}.partial", f"{HASHES}.partial"]

@@ -19,7 +19,7 @@ from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row, row_schema, rows_to_table
 from stages.logit_cache.slicing import slice_cache
-from stages.logit_cache.transfer import strip_text
+from stages.logit_cache.stripping import strip_text
 from stages.logit_cache.verification import verify
 from stages.logit_cache.writer import CacheWriter
 
@@ -58,7 +58,7 @@ WAYS: dict[str, Callable[[LogitCache, Path], object]] = {
     "a look at every row": lambda opened, out: opened.check_every_row(),
     "a slice": lambda opened, out: slice_cache(opened, out, top_k=2, positions=1, **OPTIONS),
     "a merge": lambda opened, out: merge_caches([opened], out, **OPTIONS),
-    "no text": lambda opened, out: strip_text(opened, out, **OPTIONS),
+    "no text": strip_text,
 }
 
 

@@ -11,7 +11,7 @@ from stages.errors import CacheError
 from stages.logit_cache.fingerprint import QueryHash, hash_queries, sha256_json
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.transfer import strip_text
+from stages.logit_cache.stripping import strip_text
 from stages.logit_cache.verification import verify
 
 
@@ -42,7 +42,7 @@ def test_queries_that_are_not_those_of_the_fingerprint_are_a_fault(tmp_path: Pat
 
 
 def test_what_a_cache_without_text_cannot_prove_is_listed(cache: Path, tmp_path: Path) -> None:
-    strip_text(LogitCache(cache), tmp_path / "bare", command=["test"], duet_version="0")
+    strip_text(LogitCache(cache), tmp_path / "bare")
 
     found = verify(tmp_path / "bare")
 
