@@ -23,6 +23,8 @@ OPPOSITES = {"min": "max", "max": "min", "any": "all", "all": "any"}
 SYMMETRIC = ("min", "max", "minimum", "maximum", "array_equal")
 # Calls whose arguments are words for the user.
 MESSAGES = ("Error", "Mismatch", "Exists", "Fault", "field_validator")
+# Calls of which some arguments are.
+WORDED = ("refuse", "refuse_any", "_damage")
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,12 @@ def _places(node: ast.AST, place: Place) -> Iterator[tuple[ast.expr | ast.stmt, 
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if not isinstance(child, ast.AST) or _is_docstring(child) or isinstance(child, ast.Assert):
+                continue
+            if (
+                isinstance(child, ast.Constant | ast.JoinedStr)
+                and isinstance(node, ast.Call)
+                and _name(node.func) in WORDED
+            ):
                 continue
             if isinstance(child, ast.If) and _name(child.test) == "TYPE_CHECKING":
                 continue

@@ -24,10 +24,9 @@ MOST_SURVIVE = 0.10
 
 @dataclass
 class Outcome:
-    """What came of one module. count: all its mutants; tried: those of them that were; missed: those that no test noticed."""
+    """What came of one module. tried: mutants; missed: those that no test noticed."""
 
     module: str
-    count: int
     tried: int = 0
     missed: list[Mutant] = field(default_factory=list)
 
@@ -81,7 +80,6 @@ def attempt(place: Workplace, module: str, tests: Sequence[str], options: argpar
     """Try the module's mutants, or a sample of them."""
     source = (ROOT / module).read_text(encoding="utf-8")
     every = mutants(module, source)
-    count = len(every)
     if options.named:
         named = [(entry["module"], entry["text"], entry["change"]) for entry in read("modules.toml")["must_be_killed"]]
         every = [each for each in every if key(each) in named]
@@ -89,7 +87,7 @@ def attempt(place: Workplace, module: str, tests: Sequence[str], options: argpar
         every = random.Random(f"{options.seed} {module}").sample(every, options.sample)
     begun = time.monotonic()
     timeout_s = max(PATIENCE * place.seconds(tests), LEAST_TIMEOUT_S)
-    outcome = Outcome(module, count, tried=len(every))
+    outcome = Outcome(module, tried=len(every))
     known = kills(options.kills, source)
     left = [(each, tests, timeout_s) for each in every if f"{each.line} {each.change}" not in known]
     for mutant, survived in place.survivors(left, workers=options.workers):
@@ -138,13 +136,13 @@ def page(found: Sequence[Outcome], reasons: dict[tuple[str, str, str], str], opt
     lines = [
         "# Small faults, and whether the tests notice them",
         "",
-        f"Written by `make mutants`. {what} of the core: one fault in one place of one module, such as `<` for `<=`, `+` for",
-        "`-`, another constant, another bound of a slice, a condition that always or never holds, a statement left out, or two",
-        "arguments exchanged. A mutant is killed if one of the module's fast tests fails on it, or runs",
+        f"Written by `make mutants`. {what} of the modules below: one fault in one place of one module, such as `<` for",
+        "`<=`, `+` for `-`, another constant, another bound of a slice, a condition that always or never holds, a statement",
+        "left out, or two arguments exchanged. A mutant is killed if one of the module's fast tests fails on it, or runs",
         f"{PATIENCE} times as long as without it. Left alone are docstrings, annotations, assertions and the words of errors.",
         "",
-        "| module | mutants | tried | killed | survived | share |",
-        "|---|---|---|---|---|---|",
+        "| module | tried | killed | survived | share |",
+        "|---|---|---|---|---|",
     ]
     for each in found:
         count = len(each.missed)

@@ -174,9 +174,9 @@ def judged(*, forget: float = 0.0, retain: float = 1.0, reverse: float = 0.0, de
     answers = [answer("base", "forget", 1.0), answer("base", "retain", 1.0)]
     answers += [answer("teacher", "forget", 0.0), answer("teacher", "retain", 1.0)]
     answers += [answer("student", "forget", forget), answer("student", "retain", retain, degenerate=degenerate)]
-    answers += [answer("student", "forget", reverse, attack="reverse")]
     # Recognising a supplied answer is no target.
     answers += [answer("student", "forget", 1.0, attack="multiple_choice", supplies_answer=True)]
+    answers += [answer("student", "forget", reverse, attack="reverse")]
     return {verdict.target for verdict in verdicts(table(*answers), ["forget"]) if not verdict.reached}
 
 
