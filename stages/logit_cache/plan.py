@@ -12,6 +12,9 @@ from stages.logit_cache.fingerprint import Fingerprint
 from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, read_manifest
 from stages.untrusted_json import MOST_BYTES, Malformed, parse_model
 
+# Of a shard a manifest says 400 bytes, and no manifest above 8 MiB is read.
+MOST_SHARDS = 16_000
+
 
 class Plan(BaseModel):
     """What a capture set out to do, published before its first shard so that a rerun can be held to it."""
@@ -32,7 +35,16 @@ class Plan(BaseModel):
 
 
 def refuse_other_contents(cache: Path, plan: Plan) -> None:
-    """Raise OutputExists if the folder holds anything but a capture, CacheMismatch if it is one of another plan."""
+    """Raise OutputExists if the folder holds anything but a capture, CacheMismatch if it is one of another plan.
+
+    Raises CacheError for a plan whose manifest nobody could read.
+    """
+    if plan.shard_count > MOST_SHARDS:
+        raise CacheError(
+            f"{plan.rows:,} rows in shards of {plan.shard_rows:,} are {plan.shard_count:,} shards.",
+            f"A cache has at most {MOST_SHARDS:,}, so nothing was written.",
+            f"Capture larger ones:  --set teacher.shard_rows={math.ceil(plan.rows / MOST_SHARDS)}",
+        )
     if not cache.exists():
         return
     names = {entry.name for entry in cache.iterdir()} if cache.is_dir() else {"a file"}

@@ -56,16 +56,20 @@ class LogitCache:
             )
         self._pins: list[Pin] = []
         self._groups: list[tuple[int, int, int]] = []  # (first row, shard, row group in it)
+        splits: dict[str, int] = {}
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._kept: OrderedDict[int, list[Row]] = OrderedDict()
         for index, shard in enumerate(self.manifest.shards):
             first = shard.first_row
             with open_shard(folder, self.manifest, shard) as reader:
                 self._pins.append(reader.pin)
+                count_splits(splits, reader.columns(["split"])["split"])
                 for group, rows in enumerate(reader.group_rows):
                     self._groups.append((first, index, group))
                     first += rows
         self._first_rows = np.array([first for first, _, _ in self._groups])
+        if fault := splits_fault(self.manifest, splits):
+            raise CacheError(f"{folder} {fault}.")
 
     def __len__(self) -> int:
         return self.manifest.rows
@@ -86,12 +90,15 @@ class LogitCache:
         """All rows in order as Arrow tables, one row group each: the fastest way through a cache.
 
         `rows.ragged_matrix(table["topk_logits"])` gives float32 [positions, K] and the rows' offsets, without a copy.
-        Raises CacheError, at the latest after the last of them, also if the manifest says otherwise of them altogether.
+        Raises CacheError, at the latest behind a shard's last, also if the manifest says otherwise of the shard's logits.
         """
-        late: list[CacheError] = []
-        yield from self._summed(late)
-        if late:
-            raise late[0]
+        for index, shard in enumerate(self.manifest.shards):
+            sums = Sums()
+            for table in self._reader(index).groups():
+                sums.add(table, with_mean=False)
+                yield table
+            if fault := sums.fault(shard):
+                raise CacheError(f"{shard.name} {fault}.")
 
     def check_every_row(self) -> None:
         """One pass over the whole cache: every row holds, is named by its query, and stands in it once.
@@ -99,29 +106,14 @@ class LogitCache:
         For a cache that is to be trained on: a fault in its last shard shows before the first step.
         Raises CacheError.
         """
-        digests, late = bytearray(), list[CacheError]()
-        for number, table in enumerate(self._summed(late)):
-            check_example_ids(table, f"{self.folder}, row group {number}")
-            digests += bytes.fromhex("".join(table["example_id"].to_pylist()))
-        examples = np.frombuffer(digests, dtype="V16")
-        _, first, counts = np.unique(examples, return_index=True, return_counts=True)
-        if (counts > 1).any():
-            row = int(first[counts > 1].min())
-            raise CacheError(
-                f"{self.folder}, row {row}: example {examples[row].tobytes().hex()} stands there more than once.",
-                "A student would be taught two things for one query, so nothing was trained.",
-                f"All faults:  duet cache verify {self.folder}",
-            )
-        if late:
-            raise late[0]
+        examples = Examples()
+        for number, table in enumerate(self.tables()):
+            examples.add(table, f"{self.folder}, row group {number}")
+        examples.refuse_repeated(self.folder)
 
     def outline(self) -> tuple[np.ndarray, np.ndarray]:
         """Split (bool [rows], True where forget) and number of tokens (int64 [rows]), input and response, of every row."""
         table = self._columns(["split", "student_input_ids", "response_ids"])
-        splits: dict[str, int] = {}
-        count_splits(splits, table["split"])
-        if fault := splits_fault(self.manifest, splits):
-            raise CacheError(f"{self.folder} {fault}.")
         tokens = np.zeros(len(self), dtype=np.int64)
         for name in ("student_input_ids", "response_ids"):
             tokens += np.concatenate([np.diff(ragged(chunk)[1]) for chunk in table[name].chunks])
@@ -145,19 +137,6 @@ class LogitCache:
         if len(self._kept) > KEPT_ROW_GROUPS:
             self._kept.popitem(last=False)
         return self._kept[group]
-
-    def _summed(self, late: list[CacheError]) -> Iterator[pa.Table]:
-        """`tables`, with what the manifest says otherwise of their sums put into `late`: a fault of a row is told first."""
-        splits: dict[str, int] = {}
-        for index, shard in enumerate(self.manifest.shards):
-            sums = Sums(splits=splits)
-            for table in self._reader(index).groups():
-                sums.add(table, with_mean=False)
-                yield table
-            if fault := sums.fault(shard):
-                late.append(CacheError(f"{shard.name} {fault}."))
-        if fault := splits_fault(self.manifest, splits):
-            late.append(CacheError(f"{self.folder} {fault}."))
 
     def _read(self, group: int) -> pa.Table:
         _, index, row_group = self._groups[group]
@@ -193,12 +172,38 @@ def check_file(cache: Path, shard: Shard) -> None:
     open_file(cache, shard).close()
 
 
-def check_shard(cache: Path, manifest: Manifest, shard: Shard) -> None:
-    """Everything that can be checked of one shard alone: its bytes, every row, and the sums over them. Raises CacheError."""
-    sums, top_k = Sums(), manifest.fingerprint.top_k
+class Examples:
+    """The examples of a cache, taken in table by table: each is named by its query, and none stands there twice."""
+
+    def __init__(self) -> None:
+        self._digests = bytearray()
+
+    def add(self, table: pa.Table, where: str) -> None:
+        """Take in the next rows. Raises CacheError if one is not named by its query."""
+        check_example_ids(table, where)
+        self._digests += bytes.fromhex("".join(table["example_id"].to_pylist()))
+
+    def refuse_repeated(self, cache: Path) -> None:
+        """Raise CacheError if an example came twice."""
+        examples = np.frombuffer(self._digests, dtype="V16")
+        _, first, counts = np.unique(examples, return_index=True, return_counts=True)
+        if (counts > 1).any():
+            row = int(first[counts > 1].min())
+            raise CacheError(
+                f"{cache}, row {row}: example {examples[row].tobytes().hex()} stands there more than once.",
+                "A student would be taught two things for one query, so nothing was done with it.",
+            )
+
+
+def check_shard(cache: Path, manifest: Manifest, shard: Shard, examples: Examples, splits: dict[str, int]) -> None:
+    """Everything that can be checked of one shard alone: its bytes, every row, and the sums over them.
+
+    examples, splits: take in its rows, for what is to be checked over all shards. Raises CacheError.
+    """
+    sums, top_k = Sums(splits=splits), manifest.fingerprint.top_k
     with open_shard(cache, manifest, shard) as reader:
         for group, table in enumerate(reader.groups()):
-            check_example_ids(table, f"{shard.name}, row group {group}")
+            examples.add(table, f"{shard.name}, row group {group}")
             sums.add(table, with_mean=True)
     if fault := sums.fault(shard, top_k):
         raise CacheError(f"{shard.name} {fault}.")

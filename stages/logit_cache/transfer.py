@@ -26,8 +26,9 @@ from stages.logit_cache.manifest import (
     publish_bytes,
     read_manifest,
 )
-from stages.logit_cache.reader import LogitCache, check_file, check_shard
+from stages.logit_cache.reader import Examples, LogitCache, check_file, check_shard
 from stages.logit_cache.remote import Remote
+from stages.logit_cache.shard_reader import splits_fault
 from stages.logit_cache.signature import (
     LARGEST_SIGNATURE_BYTES,
     Signature,
@@ -99,9 +100,14 @@ def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: A
         with hold_cache_alone(cache):
             # Again, now that nobody else can change it.
             _refuse_other_contents(cache, manifest)
+            examples, splits = Examples(), dict[str, int]()
             for shard in manifest.shards:
-                _fetch(remote, cache, manifest, shard)
+                _fetch(remote, cache, shard)
+                _check(cache, manifest, shard, examples, splits)
                 advance(shard.bytes)
+            examples.refuse_repeated(cache)
+            if fault := splits_fault(manifest, splits):
+                raise CacheError(f"{remote.url} {fault}.", "It was not taken for a cache.", "Have it pushed anew.")
             if signatures and (new := joined(own := read_signatures(cache), signatures, manifest)) != own:
                 write_signatures(cache, new)
             if not (cache / MANIFEST).exists():
@@ -162,8 +168,8 @@ def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
         )
 
 
-def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> None:
-    """One shard, at most as long as the manifest says, hashed and checked row by row before it has its name."""
+def _fetch(remote: Remote, cache: Path, shard: Shard) -> None:
+    """One shard, at most as long as the manifest says, hashed before it has its name; left alone if it is here already."""
     path = cache / SHARDS / shard.name
     if path.is_symlink() or path.exists():
         try:
@@ -193,12 +199,17 @@ def _fetch(remote: Remote, cache: Path, manifest: Manifest, shard: Shard) -> Non
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    try:
-        check_shard(cache, manifest, shard)
-    except CacheError:
-        path.unlink()
-        raise
     sync_folder(path.parent)
+
+
+def _check(cache: Path, manifest: Manifest, shard: Shard, examples: Examples, splits: dict[str, int]) -> None:
+    """Row by row, also what an earlier call fetched: it may have been stopped before it came to this."""
+    try:
+        check_shard(cache, manifest, shard, examples, splits)
+    except CacheError:
+        if not (cache / MANIFEST).exists():  # a finished cache is never mended in place
+            (cache / SHARDS / shard.name).unlink(missing_ok=True)
+        raise
 
 
 def _refuse_other_contents(cache: Path, manifest: Manifest) -> None:

@@ -201,6 +201,137 @@ def test_an_empty_cell_in_a_column_that_forbids_them_is_refused():
         check_rows(pa.Table.from_arrays(columns, schema=row_schema(4)), FINGERPRINT, "here")
 
 
+# Up to 64 candidates each is compared with each, above they are sorted.
+@pytest.mark.parametrize("top_k", [2, 3, 63, 64, 65, 66, 130])
+def test_one_id_that_stands_twice_is_found_wherever_it_stands(top_k: int):
+    ids_PK = np.stack([np.arange(top_k), np.arange(top_k)[::-1]]).astype(np.int32)
+    logits_PK = np.stack([np.arange(top_k)[::-1]] * 2).astype(np.float32)
+    assert candidates_hold(ids_PK, logits_PK)
+
+    places = {(0, 1), (0, top_k - 1), (top_k - 2, top_k - 1), (top_k // 2, top_k - 1)}
+    for one, other in places - {(place, place) for place in range(top_k)}:
+        for position in (0, 1):
+            twice = ids_PK.copy()
+            twice[position, other] = twice[position, one]
+            assert not candidates_hold(twice, logits_PK), (position, one, other)
+
+
+@pytest.mark.parametrize(
+    ("ids", "logits", "holds"),
+    [
+        # One position after the other starts anew, higher or lower, with the same id or another.
+        ([[1, 2], [2, 3]], [[2, 1], [9, 8]], True),
+        ([[1, 2], [2, 3]], [[2, 1], [1, 0]], True),
+        ([[5, 2], [1, 3]], [[2, 2], [2, 2]], False),
+        ([[2, 5], [1, 3]], [[2, 2], [2, 2]], True),
+        ([[2, 5], [3, 1]], [[2, 1], [2, 2]], False),
+        ([[7], [7], [6]], [[1], [1], [5]], True),
+        ([[7], [6]], [[1], [np.nan]], False),
+        ([[7, 8]], [[np.inf, 1]], False),
+        ([[7, 8]], [[1e4, -1e4]], True),
+        ([[7, 8]], [[10_001, 1]], False),
+        ([[7, 8]], [[1, -10_001]], False),
+        ([[7, 8]], [[1, -np.inf]], False),
+        ([[7, 8], [7, 8]], [[2, 1], [1, -np.inf]], False),
+        ([[7, 8, 9]], [[3, np.nan, 1]], False),
+        ([[7, 8, 9]], [[3, 1, 2]], False),
+        (np.empty((0, 3)), np.empty((0, 3)), True),
+    ],
+)
+def test_candidates_hold_if_they_fall_at_each_position(ids: list[list[int]], logits: list[list[float]], holds: bool):
+    assert candidates_hold(np.array(ids, dtype=np.int32), np.array(logits, dtype=np.float32)) == holds
+
+
+def test_a_fault_among_many_candidates_is_named():
+    fingerprint = make_fingerprint(top_k=70)
+    rows = [make_row(index, fingerprint) for index in range(3)]
+    check_rows(rows_to_table(rows, 70), fingerprint, "here")
+
+    ids = rows[1].topk_ids.copy()
+    ids[1, 69] = ids[1, 0]
+    rows[1] = replace(rows[1], topk_ids=ids)
+    with pytest.raises(CacheError, match=r"here, row 1 .*a candidate stands twice"):
+        check_rows(rows_to_table(rows, 70), fingerprint, "here")
+
+
+# Two rows with five positions of four candidates; a row may have three.
+VALUES = {
+    "example_id": 2, "split": 2, "query": 2, "student_input_ids": 9,
+    "response_ids": 5, "student_positions": 5, "topk_ids": 20, "topk_logits": 20,
+}  # fmt: skip
+TEXTS = ("example_id", "split", "query")
+PLAIN, RLE, BIT_PACKED, RLE_DICTIONARY = 0, 3, 4, 8
+
+
+def group(**changes: dict[str, object]) -> RowGroup:
+    """A row group as its footer tells of it, with changes to some of its chunks."""
+    chunks = []
+    for name, values in VALUES.items():
+        fields = {
+            "column": name, "is_text": name in TEXTS, "encodings": frozenset({PLAIN, RLE, BIT_PACKED}),
+            "values": values, "unpacked_bytes": 100, "packed_bytes": 50, "start": 4,
+        }  # fmt: skip
+        chunks.append(Chunk(**fields | changes.get(name, {})))
+    return RowGroup(2, tuple(chunks))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"student_input_ids": {"values": 2**24}},
+        {"student_input_ids": {"unpacked_bytes": 2**28}},
+        {"query": {"unpacked_bytes": 2**28}},
+        {"topk_logits": {"packed_bytes": 2**28}},
+        {"query": {"unpacked_bytes": 2**27, "encodings": frozenset({RLE, RLE_DICTIONARY})}},
+        {"topk_ids": {"unpacked_bytes": 2**28, "encodings": frozenset({RLE_DICTIONARY})}},
+        {name: {"values": 6} for name in ("response_ids", "student_positions")}
+        | {name: {"values": 24} for name in ("topk_ids", "topk_logits")},
+        {name: {"values": 2} for name in ("response_ids", "student_positions", "student_input_ids")}
+        | {name: {"values": 8} for name in ("topk_ids", "topk_logits")},
+    ],
+)
+def test_a_row_group_may_be_as_large_as_its_rows_can_be(changes: dict[str, dict[str, object]]):
+    positions = changes.get("response_ids", {"values": 5})["values"]
+    assert check_size(group(**changes), FINGERPRINT, "here") == positions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"topk_logits": {"packed_bytes": 2**28 + 1}}, "of topk_logits in 268,435,457 bytes"),
+        ({"student_input_ids": {"values": 1}}, "values of response_ids or student_input_ids"),
+        ({"student_input_ids": {"values": 2**24 + 1}}, "16,777,217 values of student_input_ids"),
+        ({"student_input_ids": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
+        ({"query": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
+        # Each of the two texts may be all that the dictionary holds.
+        (
+            {"query": {"unpacked_bytes": 2**27 + 1, "encodings": frozenset({PLAIN, RLE_DICTIONARY})}},
+            "2 values of query in 268,435,458 bytes",
+        ),
+        *(({name: {"values": 3}}, f"3 values of {name} in .* hold at most 2 values") for name in TEXTS),
+        *(
+            ({name: {"values": 7}}, f"7 values of {name} in .* hold at most 6 values")
+            for name in ("response_ids", "student_positions")
+        ),
+        *(
+            ({name: {"values": 25}}, f"25 values of {name} in .* hold at most 24 values")
+            for name in ("topk_ids", "topk_logits")
+        ),
+        *(({name: {"values": 1}}, f"values of {name}") for name in TEXTS),
+        ({"student_positions": {"values": 4}}, "values of student_positions"),
+        ({"topk_ids": {"values": 16}}, "values of topk_ids"),
+        ({"topk_logits": {"values": 24}}, "values of topk_logits"),
+        ({"query": {"column": "split"}}, "other column chunks"),
+    ],
+)
+def test_a_row_group_that_says_it_holds_more_or_less_than_its_rows_is_refused(
+    changes: dict[str, dict[str, object]], message: str
+):
+    with pytest.raises(CacheError, match=f"^here .*{message}"):
+        check_size(group(**changes), FINGERPRINT, "here")
+
+
 @pytest.mark.parametrize("value", [1e30, 10_001.0])
 def test_a_logit_that_no_teacher_says_is_refused(value: float):
     rows = sound_rows()
@@ -259,122 +390,3 @@ def test_many_candidates_that_are_not_sorted_are_refused():
     rows[FAULTY].topk_logits[2, [63, 64]] = rows[FAULTY].topk_logits[2, [64, 63]]
     with pytest.raises(CacheError, match=f"row {FAULTY} .*not sorted by logit"):
         check_rows(rows_to_table(rows, 65), WIDE, "here")
-
-
-# Up to 64 candidates each is compared with each, above they are sorted.
-@pytest.mark.parametrize("top_k", [2, 3, 63, 64, 65, 66, 130])
-def test_one_id_that_stands_twice_is_found_wherever_it_stands(top_k: int):
-    ids_PK = np.stack([np.arange(top_k), np.arange(top_k)[::-1]]).astype(np.int32)
-    logits_PK = np.stack([np.arange(top_k)[::-1]] * 2).astype(np.float32)
-    assert candidates_hold(ids_PK, logits_PK)
-
-    places = {(0, 1), (0, top_k - 1), (top_k - 2, top_k - 1), (top_k // 2, top_k - 1)}
-    for one, other in places - {(place, place) for place in range(top_k)}:
-        for position in (0, 1):
-            twice = ids_PK.copy()
-            twice[position, other] = twice[position, one]
-            assert not candidates_hold(twice, logits_PK), (position, one, other)
-
-
-@pytest.mark.parametrize(
-    ("ids", "logits", "holds"),
-    [
-        # One position after the other starts anew, higher or lower, with the same id or another.
-        ([[1, 2], [2, 3]], [[2, 1], [9, 8]], True),
-        ([[1, 2], [2, 3]], [[2, 1], [1, 0]], True),
-        ([[5, 2], [1, 3]], [[2, 2], [2, 2]], False),
-        ([[2, 5], [1, 3]], [[2, 2], [2, 2]], True),
-        ([[2, 5], [3, 1]], [[2, 1], [2, 2]], False),
-        ([[7], [7], [6]], [[1], [1], [5]], True),
-        ([[7], [6]], [[1], [np.nan]], False),
-        ([[7, 8]], [[np.inf, 1]], False),
-        ([[7, 8]], [[1, -np.inf]], False),
-        ([[7, 8], [7, 8]], [[2, 1], [1, -np.inf]], False),
-        ([[7, 8, 9]], [[3, np.nan, 1]], False),
-        ([[7, 8, 9]], [[3, 1, 2]], False),
-        (np.empty((0, 3)), np.empty((0, 3)), True),
-    ],
-)
-def test_candidates_hold_if_they_fall_at_each_position(ids: list[list[int]], logits: list[list[float]], holds: bool):
-    assert candidates_hold(np.array(ids, dtype=np.int32), np.array(logits, dtype=np.float32)) == holds
-
-
-def test_a_fault_among_many_candidates_is_named():
-    fingerprint = make_fingerprint(top_k=70)
-    rows = [make_row(index, fingerprint) for index in range(3)]
-    check_rows(rows_to_table(rows, 70), fingerprint, "here")
-
-    ids = rows[1].topk_ids.copy()
-    ids[1, 69] = ids[1, 0]
-    rows[1] = replace(rows[1], topk_ids=ids)
-    with pytest.raises(CacheError, match=r"here, row 1 .*a candidate stands twice"):
-        check_rows(rows_to_table(rows, 70), fingerprint, "here")
-
-
-# Two rows with five positions of four candidates; a row may have three.
-VALUES = {
-    "example_id": 2, "split": 2, "query": 2, "student_input_ids": 9,
-    "response_ids": 5, "student_positions": 5, "topk_ids": 20, "topk_logits": 20,
-}  # fmt: skip
-TEXTS = ("example_id", "split", "query")
-PLAIN, RLE, BIT_PACKED, RLE_DICTIONARY = 0, 3, 4, 8
-
-
-def group(**changes: dict[str, object]) -> RowGroup:
-    """A row group as its footer tells of it, with changes to some of its chunks."""
-    chunks = []
-    for name, values in VALUES.items():
-        chunk = Chunk(name, name in TEXTS, frozenset({PLAIN, RLE, BIT_PACKED}), values, 100)
-        chunks.append(replace(chunk, **changes.get(name, {})))
-    return RowGroup(2, tuple(chunks))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"student_input_ids": {"values": 2**24}},
-        {"student_input_ids": {"unpacked_bytes": 2**28}},
-        {"query": {"unpacked_bytes": 2**28}},
-        {"query": {"unpacked_bytes": 2**27, "encodings": frozenset({RLE, RLE_DICTIONARY})}},
-        {"topk_ids": {"unpacked_bytes": 2**28, "encodings": frozenset({RLE_DICTIONARY})}},
-        {name: {"values": 6} for name in ("response_ids", "student_positions")}
-        | {name: {"values": 24} for name in ("topk_ids", "topk_logits")},
-    ],
-)
-def test_a_row_group_may_be_as_large_as_its_rows_can_be(changes: dict[str, dict[str, object]]):
-    check_size(group(**changes), FINGERPRINT, "here")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"student_input_ids": {"values": 2**24 + 1}}, "16,777,217 values of student_input_ids"),
-        ({"student_input_ids": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
-        ({"query": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
-        # Each of the two texts may be all that the dictionary holds.
-        (
-            {"query": {"unpacked_bytes": 2**27 + 1, "encodings": frozenset({PLAIN, RLE_DICTIONARY})}},
-            "2 values of query in 268,435,458 bytes",
-        ),
-        *(({name: {"values": 3}}, f"3 values of {name} in .* hold at most 2 values") for name in TEXTS),
-        *(
-            ({name: {"values": 7}}, f"7 values of {name} in .* hold at most 6 values")
-            for name in ("response_ids", "student_positions")
-        ),
-        *(
-            ({name: {"values": 25}}, f"25 values of {name} in .* hold at most 24 values")
-            for name in ("topk_ids", "topk_logits")
-        ),
-        *(({name: {"values": 1}}, f"values of {name}") for name in TEXTS),
-        ({"student_positions": {"values": 4}}, "values of student_positions"),
-        ({"topk_ids": {"values": 16}}, "values of topk_ids"),
-        ({"topk_logits": {"values": 24}}, "values of topk_logits"),
-        ({"query": {"column": "split"}}, "other column chunks"),
-    ],
-)
-def test_a_row_group_that_says_it_holds_more_or_less_than_its_rows_is_refused(
-    changes: dict[str, dict[str, object]], message: str
-):
-    with pytest.raises(CacheError, match=f"^here .*{message}"):
-        check_size(group(**changes), FINGERPRINT, "here")

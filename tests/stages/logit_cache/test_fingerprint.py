@@ -35,7 +35,7 @@ def test_canonical_json_is_sorted_without_spaces_and_in_utf8():
 def test_what_is_hashed_of_a_fingerprint_is_this_text():
     hashes = {
         "forget_sha256": "e", "prefix_sha256": "d", "retain_sha256": "f", "teacher_prompts_sha256": "1",
-        "teacher_sha256": "a", "template_sha256": "c", "tokenizer_sha256": "b",
+        "teacher_sha256": "a", "template_sha256": "c", "tokenizer_sha256": "b", "student_prompts_sha256": "2",
     }  # fmt: skip
     # The keys in alphabetical order, one line; a release that hashes another text knows none of the caches that there are.
     text = (
@@ -44,10 +44,10 @@ def test_what_is_hashed_of_a_fingerprint_is_this_text():
         '"teacher_sha256":"<>","template_sha256":"<>","tokenizer_sha256":"<>","top_k":4,"value_kind":"raw_logits",'
         '"vocab_size":100}'
     )
-    for name in (*sorted({*hashes, "student_prompts_sha256"}),):
-        text = text.replace("<>", hashes.get(name, "2") * 64, 1)
+    for name in sorted(hashes):
+        text = text.replace("<>", hashes[name] * 64, 1)
 
-    fingerprint = make_fingerprint(student_prompts_sha256="2" * 64)
+    fingerprint = make_fingerprint(stop_ids=(2,), **{name: letter * 64 for name, letter in hashes.items()})
 
     assert fingerprint.digest() == hashlib.sha256(text.encode()).hexdigest()
     whole = json.loads(text)

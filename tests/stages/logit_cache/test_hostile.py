@@ -22,6 +22,7 @@ from stages.errors import CacheError
 from stages.logit_cache.fingerprint import cache_id
 from stages.logit_cache.manifest import MANIFEST, SHARDS, parse_manifest
 from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.transfer import pull
 
 anything = st.recursive(
     st.none()
@@ -175,6 +176,21 @@ def test_the_refusal_says_what_is_wrong(sound: Path, tmp_path: Path, name: str, 
 
     with pytest.raises(CacheError, match=message):
         read_whole(cache)
+
+
+# What a pull does not ask for, and where the links of a file system end, is the sender's own affair.
+PULLED = [name for name in CORPUS if not name.startswith(("an extra", "a linked"))]
+
+
+@pytest.mark.parametrize("name", PULLED)
+def test_no_cache_of_the_corpus_is_pulled(sound: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(sound, tmp_path / "hostile")
+    CORPUS[name](tmp_path / "hostile")
+
+    with pytest.raises(CacheError):
+        pull((tmp_path / "hostile").as_uri(), tmp_path / "here")
+
+    assert not (tmp_path / "here" / MANIFEST).exists()
 
 
 def test_reading_a_cache_opens_no_connection_and_starts_no_process(sound: Path) -> None:

@@ -1,5 +1,6 @@
 """A capture goes on under its own plan and under no other, and a refusal names what differs."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ from captures import begin, contents, make_plan
 from conftest import write_cache
 
 from stages.errors import CacheError, CacheMismatch
-from stages.logit_cache.manifest import PLAN
+from stages.logit_cache.fingerprint import cache_id
+from stages.logit_cache.manifest import PLAN, parse_manifest
+from stages.logit_cache.plan import MOST_SHARDS
 from stages.logit_cache.writer import CacheWriter
 
 
@@ -47,3 +50,38 @@ def test_a_capture_plan_that_cannot_be_read_is_refused(tmp_path: Path):
     (tmp_path / "cache" / PLAN).write_text("{}")
     with pytest.raises(CacheError, match="is not a capture plan"):
         CacheWriter(tmp_path / "cache", make_plan()).__enter__()
+
+
+def test_a_plan_of_more_shards_than_a_manifest_can_name_is_refused_before_anything_is_written(tmp_path: Path):
+    plan = make_plan().model_copy(update={"rows": 16_001, "shard_rows": 1})
+    with pytest.raises(CacheError, match=r"16,001 shards(.|\n)*teacher.shard_rows=2"):
+        CacheWriter(tmp_path / "cache", plan)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_manifest_of_as_many_shards_as_a_plan_may_have_is_read(tmp_path: Path):
+    manifest = write_cache(tmp_path / "cache", rows=1, shard_rows=1)
+    shard = manifest.shards[0].model_copy(
+        update={
+            "rows": 10**6,
+            "positions": 10**8,
+            "bytes": 10**9,
+            "logit_mean": -1.2345678901234567,
+            "logit_max": 1e-7 / 3,
+        }
+    )
+    shards = [
+        shard.model_copy(update={"name": f"shard-{number:05d}.parquet", "first_row": number * 10**6})
+        for number in range(MOST_SHARDS)
+    ]
+    large = manifest.model_copy(
+        update={
+            "shards": shards,
+            "rows": MOST_SHARDS * 10**6,
+            "positions": MOST_SHARDS * 10**8,
+            "splits": {"forget": MOST_SHARDS * 10**6},
+            "cache_id": cache_id(manifest.fingerprint, (each.sha256 for each in shards)),
+        }
+    )
+    content = json.dumps(large.model_dump(mode="json"), indent=1).encode()
+    assert parse_manifest(content, "here") == large

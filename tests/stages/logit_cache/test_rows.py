@@ -68,6 +68,16 @@ def test_ragged_gives_values_and_offsets_from_zero_for_a_slice():
     assert offsets.tolist() == [0, 1, 1, 3]
 
 
+def test_a_slice_that_is_no_chunked_column_gives_its_own_values_and_offsets_from_zero():
+    lists = pa.array([[9, 9, 9], [1], [], [2, 3]], type=pa.list_(pa.int32())).slice(1)
+    values, offsets = ragged(lists)
+    assert (values.tolist(), offsets.tolist()) == ([1, 2, 3], [0, 1, 1, 3])
+
+    kind = pa.list_(pa.list_(pa.int32(), 2))
+    candidates, offsets = ragged_matrix(pa.array([[[9, 9]], [[1, 2], [3, 4]], [[5, 6]]], type=kind).slice(1))
+    assert (candidates.tolist(), offsets.tolist()) == ([[1, 2], [3, 4], [5, 6]], [0, 2, 3])
+
+
 def test_ragged_matrix_keeps_candidates_of_one_position_together():
     kind = pa.list_(pa.list_(pa.int32(), 2))
     column = pa.chunked_array([pa.array([[[9, 9]], [[1, 2], [3, 4]], [[5, 6]]], type=kind)]).slice(1)
