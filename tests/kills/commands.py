@@ -1,4 +1,4 @@
-"""Every command that writes, with inputs on which it takes a moment. `{in}` is only read, `{out}` is the run's own folder."""
+"""Commands that write, with inputs on which it takes a moment. `{in}` is only read, `{out}` is the run's own folder."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -45,7 +45,6 @@ COMMANDS: dict[str, Command] = {
     "audit": Command(
         f"audit {CONFIG} --set evaluation.samples=2 --without relearning --model {{in}}/run/model --out {{out}}/audit.json", 16
     ),
-    "default-model": Command("default-model --out {out}/model", 4),
 }  # fmt: skip
 
 
