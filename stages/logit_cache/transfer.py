@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from stages.errors import CacheError, OutputExists
 from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, open_plain, sync_folder
@@ -151,13 +150,12 @@ def _manifest_bytes(cache: LogitCache) -> bytes:
 
 
 def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
-    with TemporaryDirectory(prefix="duet-push-") as folder:
-        (path := Path(folder) / name).write_bytes(content)
-        _send(remote, path, name, hashlib.sha256(content).hexdigest())
+    _send(remote, content, name, hashlib.sha256(content).hexdigest())
 
 
-def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
-    if remote.size(name) == source.stat().st_size and remote.sha256(name) == sha256:
+def _send(remote: Remote, source: Path | bytes, name: str, sha256: str) -> None:
+    size = len(source) if isinstance(source, bytes) else source.stat().st_size
+    if remote.size(name) == size and remote.sha256(name) == sha256:
         return
     remote.put(source, name)
     if remote.sha256(name) != sha256:
