@@ -7,7 +7,7 @@ and into no message.
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 
@@ -116,12 +116,12 @@ class Remote:
             digest.update(piece)
         return digest.hexdigest()
 
-    def put(self, source: Path, name: str) -> None:
-        """Write a local file there."""
+    def put(self, source: BinaryIO, name: str) -> None:
+        """Write a local file there: the one that is open, whatever has come to have its name since."""
         with self._named():
             if self.protocols & WITH_FOLDERS:
                 self.files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
-            self.files.put_file(str(source), self._path(name))
+            self.files.put_file(f"/dev/fd/{source.fileno()}", self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"

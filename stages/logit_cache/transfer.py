@@ -22,6 +22,7 @@ from stages.logit_cache.manifest import (
     SIGNATURE,
     Manifest,
     Shard,
+    extra_files,
     parse_manifest,
     publish_bytes,
     read_manifest,
@@ -100,17 +101,19 @@ def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: A
         with hold_cache_alone(cache):
             # Again, now that nobody else can change it.
             _refuse_other_contents(cache, manifest)
+            is_finished, own = (cache / MANIFEST).exists(), read_signatures(cache)
             examples, splits = Examples(), dict[str, int]()
             for shard in manifest.shards:
                 _fetch(remote, cache, shard)
                 _check(cache, manifest, shard, examples, splits)
                 advance(shard.bytes)
             examples.refuse_repeated(cache)
-            if fault := splits_fault(manifest, splits):
+            if fault := splits_fault(manifest, splits) or manifest.shard_rows_fault():
                 raise CacheError(f"{remote.url} {fault}.", "It was not taken for a cache.", "Have it pushed anew.")
-            if signatures and (new := joined(own := read_signatures(cache), signatures, manifest)) != own:
+            if signatures and (new := joined(own, signatures, manifest)) != own:
                 write_signatures(cache, new)
-            if not (cache / MANIFEST).exists():
+            # Also in place of one that came to lie there meanwhile: it is not the one that was checked.
+            if not is_finished:
                 publish_bytes(cache, manifest, content)
     return manifest
 
@@ -157,9 +160,10 @@ def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
 
 
 def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
-    if remote.size(name) == source.stat().st_size and remote.sha256(name) == sha256:
-        return
-    remote.put(source, name)
+    with open_plain(source) as file:
+        if remote.size(name) == os.fstat(file.fileno()).st_size and remote.sha256(name) == sha256:
+            return
+        remote.put(file, name)
     if remote.sha256(name) != sha256:
         raise CacheError(
             f"{remote.url}/{name} is not what was sent: its SHA-256 differs.",
@@ -222,7 +226,8 @@ def _refuse_other_contents(cache: Path, manifest: Manifest) -> None:
         if own.cache_id != manifest.cache_id:
             fault = f"another cache, {own.cache_id[:12]}…"
     else:
-        fault = "something else" if names - OF_A_PULL else ""
+        is_other = names - OF_A_PULL or extra_files(cache, (shard.name for shard in manifest.shards))
+        fault = "something else" if is_other else ""
     if fault:
         raise OutputExists(
             f"{cache} already holds {fault}.", "Nothing was fetched.", "Name another folder, or move that one away."
