@@ -93,6 +93,12 @@ def open_plain(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def make_read_only(path: Path) -> None:
+    """Let nobody write the file of this name. Raises as `open_plain` does: what a link leads to stays as it is."""
+    with open_plain(path) as file:
+        os.fchmod(file.fileno(), 0o444)
+
+
 def refuse_irregular(descriptor: int, path: Path, kind: type[DuetError] = OutputUnwritable) -> None:
     """Raise `kind`, and close the descriptor, unless what was opened is a plain file. path: names it in the error."""
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):

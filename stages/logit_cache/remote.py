@@ -10,11 +10,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 
 from stages.errors import CacheError, DuetError
-from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, open_plain, sync_folder
+from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, sync_folder
 from stages.masking import HIDDEN, masked, secrets_of
 
 PIECE_BYTES = 4 * 2**20
@@ -120,8 +121,11 @@ class Remote:
             digest.update(piece)
         return digest.hexdigest()
 
-    def put(self, source: Path | bytes, name: str) -> None:
-        """Write a local file, or these bytes, there; on a disk of this machine through no link, and whole or not at all."""
+    def put(self, source: BinaryIO | bytes, name: str) -> None:
+        """Write these bytes, or the file that is open, there; on a disk of this machine through no link, and whole or not at all.
+
+        Whatever has come to have the open file's name since is not what is written.
+        """
         path = self._path(name)
         with self._named():
             if self.protocols & ON_THIS_MACHINE:
@@ -132,7 +136,7 @@ class Remote:
             if isinstance(source, bytes):
                 self.files.pipe_file(path, source)
             else:
-                self.files.put_file(str(source), path)
+                self.files.put_file(f"/dev/fd/{source.fileno()}", path)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -190,15 +194,15 @@ def _without(error: Exception, secrets: list[str]) -> Exception | None:
     return None if any(secret in told for secret in secrets) else error
 
 
-def _put_here(source: Path | bytes, path: Path) -> None:
+def _put_here(source: BinaryIO | bytes, path: Path) -> None:
     make_own_folder(path.parent)
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     with open_new(temporary) as file:
         if isinstance(source, bytes):
             file.write(source)
         else:
-            with open_plain(source) as content:
-                shutil.copyfileobj(content, file)
+            source.seek(0)
+            shutil.copyfileobj(source, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
