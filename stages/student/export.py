@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.errors import ModelError, TrainingError
-from stages.files import NO_ROOM, TEMPORARY_SUFFIX, remove_tree
+from stages.files import NO_ROOM, TEMPORARY_SUFFIX, make_folder, remove_tree
 from stages.language_model.checkpoint import check_model, empty_network
 from stages.language_model.folder import copy_other_files, hash_tokenizer, load_tokenizer, publish
 from stages.language_model.loading import BROKEN, in_one_line
@@ -74,6 +74,8 @@ def written_beside(folder: Path) -> Iterator[Path]:
 def check_export(base: Path, run: Path, *, dtype: str) -> None:
     """Raise TrainingError unless the trained model can be written in the end; called before the first step.
 
+    Raises OutputUnwritable if the folder cannot be made.
+
     base: the folder the student begins as. run: where RUN/model is to appear; all of it but the weights is written into a
     temporary folder there, and removed. dtype: of the exported weights, for which there must be room.
     Every process of a training may call it, at the same time.
@@ -82,7 +84,7 @@ def check_export(base: Path, run: Path, *, dtype: str) -> None:
     needed = numbers * getattr(torch, dtype).itemsize + ROOM_BYTES
     was_there = run.exists()
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         free = shutil.disk_usage(run).free
         if free < needed:
             raise TrainingError(

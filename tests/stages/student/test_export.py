@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from small_files import files_up_to
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3Config
 
-from stages.errors import ModelError, TrainingError
+from stages.errors import ModelError, OutputUnwritable, TrainingError
 from stages.files import TEMPORARY_SUFFIX
 from stages.language_model.checkpoint import check_model
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer
@@ -212,7 +212,7 @@ def test_a_disk_without_room_for_the_weights_is_refused(
 def test_a_run_that_cannot_be_written_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(TrainingError, match="The trained model could not be written"):
+    with pytest.raises(OutputUnwritable, match="file/run cannot be made"):
         check_export(tiny_model, tmp_path / "file/run", dtype="float32")
 
 
