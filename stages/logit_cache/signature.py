@@ -10,15 +10,16 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import CacheError, DataError, OutputUnwritable
 from stages.files import open_plain, write_atomically
 from stages.logit_cache.keys import PublicKey, public_half, public_key
 from stages.logit_cache.manifest import SIGNATURE, Manifest
+from stages.untrusted_json import Malformed, parse_json, validated
 
 # What is signed begins with this, so that a signature under one kind of file never passes for one under another.
 DOMAIN = b"duet logit cache manifest, signature version 1\0"
@@ -102,18 +103,16 @@ def parse_signatures(content: bytes, path: Path | str) -> list[Signature]:
     if len(content) > LARGEST_SIGNATURE_BYTES:
         raise _damaged(path, f"has more than {LARGEST_SIGNATURE_BYTES:,} bytes")
     try:
-        raw: Any = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "is not JSON") from error
+        raw = parse_json(content)
+    except Malformed as error:
+        raise _damaged(path, f"is {error}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > 1:
         raise _damaged(path, f"has format version {version}, this duet reads 1")
     try:
-        entries = _File.model_validate(raw).signatures
-        found = [_signature(entry) for entry in entries]
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _damaged(path, f"is malformed at {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        found = [_signature(entry) for entry in validated(_File, raw).signatures]
+    except Malformed as error:
+        raise _damaged(path, f"is {error}") from error
     except ValueError as error:
         raise _damaged(path, f"is malformed: {error}") from error
     if len({each.key.line for each in found}) < len(found):
