@@ -22,6 +22,15 @@ def report(cache: Path, manifest: Manifest, as_json: bool) -> None:
         say(describe(cache, manifest))
 
 
+def local_teacher(manifest: Manifest) -> Path | None:
+    """The teacher's folder as the manifest names it, or None unless it is one here: its sender chose the name."""
+    named = manifest.provenance.model
+    try:
+        return Path(named) if named and Path(named).is_dir() else None
+    except (OSError, ValueError):  # a name that no file can have, or below a folder that may not be read
+        return None
+
+
 def token_names(manifest: Manifest, model: str | None) -> Callable[[int], str]:
     """Turns ids into text, by the tokenizer of `model` or of the teacher; into `#id` if there is none, and says so.
 
@@ -31,10 +40,16 @@ def token_names(manifest: Manifest, model: str | None) -> Callable[[int], str]:
     from stages.language_model.folder import hash_tokenizer, load_tokenizer, resolve_model
 
     named = model or manifest.provenance.model
-    if not model and not Path(named).is_dir():
+    if not model and not local_teacher(manifest):
         say(f"The teacher {named} is not here, so tokens are shown as ids. Name its folder with --model.")
         return lambda token: f"#{token}"
-    tokenizer = load_tokenizer(resolve_model(named))
+    try:
+        tokenizer = load_tokenizer(resolve_model(named))
+    except ModelError:
+        if model:
+            raise
+        say(f"{named}, which the manifest names, holds no usable tokenizer, so tokens are shown as ids.")
+        return lambda token: f"#{token}"
     if hash_tokenizer(tokenizer) != manifest.fingerprint.tokenizer_sha256:
         if model:
             raise ModelError(

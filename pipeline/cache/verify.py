@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from pipeline.cache.shared import folder, json_option
+from pipeline.cache.shared import folder, json_option, local_teacher
 from pipeline.console import print_json, print_table, progress, quieten_libraries, say
 from pipeline.isolation import in_own_process
 from pipeline.trust import signed_by, signer_of, trust_option
@@ -61,7 +61,7 @@ def verify(
     if read_manifest(cache) != manifest:
         faults.append(Fault(MANIFEST, "was exchanged while the cache was being checked"))
     if rescore and not faults:
-        teacher = model or local_teacher(manifest)
+        teacher = model or named_teacher(manifest)
         quieten_libraries()
         again = in_own_process(rescored, cache, rescore, teacher, engine)
         if again["max_abs_difference"] > tolerance:
@@ -91,9 +91,9 @@ def verify(
         )
 
 
-def local_teacher(manifest: Manifest) -> str:
-    """The teacher as the manifest names it. Raises ModelError unless that is a folder here: its sender chose the name."""
-    if not Path(manifest.provenance.model).is_dir():
+def named_teacher(manifest: Manifest) -> str:
+    """The teacher as the manifest names it. Raises ModelError unless that is a folder here."""
+    if not local_teacher(manifest):
         raise ModelError(
             f"The teacher {manifest.provenance.model} is not here.",
             "What a manifest names is not fetched by itself: whoever sent the cache chose it.",
@@ -108,8 +108,8 @@ def teachers_reader(manifest: Manifest, model: str | None) -> tuple[Asks | None,
     Looked for in `model`, or in the folder that the manifest names, and used only if it is the one of the fingerprint.
     Raises ModelError if `model` is given and holds none.
     """
-    folder = Path(model or manifest.provenance.model)
-    if not model and not (folder / "config.json").is_file():
+    folder = Path(model) if model else local_teacher(manifest)
+    if not folder or not (model or (folder / "config.json").is_file()):
         return None, "the teacher's tokenizer is not here; --model names its folder"
     quieten_libraries()
     from stages.language_model.folder import hash_tokenizer, load_tokenizer, resolve_model

@@ -6,6 +6,7 @@ unknown fields are refused, and shard names are names, never paths.
 
 import json
 import os
+from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -13,7 +14,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from stages.errors import CacheError, DataError
-from stages.files import open_plain, write_atomically
+from stages.files import TEMPORARY_SUFFIX, make_read_only, open_plain, write_atomically
+from stages.folder_lock import LOCK
 from stages.logit_cache.fingerprint import FORMAT_VERSION, Fingerprint, cache_id
 from stages.logit_cache.rows import Split
 from stages.untrusted_json import MOST_BYTES, Malformed, parse_json, validated
@@ -112,6 +114,16 @@ class Manifest(Strict):
         }
         return next((name for name, holds in contradictions.items() if holds), None)
 
+    def shard_rows_fault(self) -> str | None:
+        """What provenance.shard_rows says otherwise of the shards than they hold, or None.
+
+        A cache made of this one has as many rows in each shard, and they are in memory together when it is written.
+        """
+        asked = self.provenance.shard_rows
+        if all(shard.rows == min(asked, self.rows - shard.first_row) for shard in self.shards):
+            return None
+        return f"holds other numbers of rows in its shards than the {asked} of provenance.shard_rows"
+
 
 def read_manifest(cache: Path) -> Manifest:
     """The manifest of a finished cache.
@@ -165,6 +177,22 @@ def parse_manifest(content: bytes, path: Path | str) -> Manifest:
     return manifest
 
 
+def shard_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"shard-{index:05d}.parquet"
+
+
+def extra_files(cache: Path, shards: Iterable[str]) -> list[Path]:
+    """What lies in the folder and is neither one of these shards nor a trace of the work that made them."""
+    names = set(shards)
+    own = {MANIFEST, SIGNATURE, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
+    # A link in the place of the folder is told of by check_file, and not followed.
+    inside = (cache / SHARDS).iterdir() if (cache / SHARDS).is_dir() and not (cache / SHARDS).is_symlink() else ()
+    found = [path for path in cache.iterdir() if path.name not in own]
+    found += [path for path in inside if path.name not in names]
+    return sorted(path for path in found if path.suffix != TEMPORARY_SUFFIX)
+
+
 def publish_manifest(cache: Path, manifest: Manifest) -> None:
     """Make the cache finished: write under a temporary name, fsync, rename, then make the files read-only."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n"
@@ -174,9 +202,9 @@ def publish_manifest(cache: Path, manifest: Manifest) -> None:
 def publish_bytes(cache: Path, manifest: Manifest, content: bytes) -> None:
     """The same with the manifest's own bytes, as they came from elsewhere."""
     for shard in manifest.shards:
-        os.chmod(cache / SHARDS / shard.name, 0o444)
+        make_read_only(cache / SHARDS / shard.name)
     write_atomically(cache / MANIFEST, content)
-    os.chmod(cache / MANIFEST, 0o444)
+    make_read_only(cache / MANIFEST)
 
 
 def _damaged(path: Path | str, what: str) -> CacheError:

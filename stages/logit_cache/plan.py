@@ -9,7 +9,7 @@ from stages.errors import CacheError, CacheMismatch, DuetError, OutputExists
 from stages.files import TEMPORARY_SUFFIX, open_plain
 from stages.folder_lock import LOCK
 from stages.logit_cache.fingerprint import Fingerprint
-from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, read_manifest
+from stages.logit_cache.manifest import MANIFEST, PLAN, SHARDS, extra_files, read_manifest, shard_name
 from stages.untrusted_json import MOST_BYTES, Malformed, parse_model
 
 # Of a shard a manifest says 400 bytes, and no manifest above 8 MiB is read.
@@ -68,6 +68,13 @@ def refuse_other_contents(cache: Path, plan: Plan) -> None:
             f"{cache} already holds something that is not a logit cache.",
             "Nothing was written there.",
             "Name another folder with --out (make: CACHE=…), or move that one away.",
+        )
+    # Now rather than after hours of work: no reader would take the cache.
+    if MANIFEST not in names and (extra := extra_files(cache, map(shard_name, range(plan.shard_count)))):
+        raise OutputExists(
+            f"{extra[0]} is no part of the cache that is to lie there; {len(extra)} such files do.",
+            "A cache holds what its manifest names and nothing else, so nothing was written.",
+            "Move them elsewhere, or name another folder with --out (make: CACHE=…).",
         )
 
 

@@ -13,18 +13,11 @@ import polars as pl
 import pyarrow as pa
 
 from stages.errors import CacheError
-from stages.files import TEMPORARY_SUFFIX
-from stages.folder_lock import LOCK
 from stages.logit_cache.checks import check_example_ids
 from stages.logit_cache.manifest import (
-    HASHES,
-    MANIFEST,
-    PLAN,
-    SETTINGS,
-    SHARDS,
-    SIGNATURE,
     Manifest,
     Shard,
+    extra_files,
     read_manifest,
 )
 from stages.logit_cache.pinned_file import Pin
@@ -48,7 +41,7 @@ class LogitCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest: Manifest = read_manifest(folder)
-        if extra := extra_files(folder, self.manifest):
+        if extra := extra_files(folder, (shard.name for shard in self.manifest.shards)):
             raise CacheError(
                 f"{extra[0]} is no part of the cache; {len(extra)} such files lie there.",
                 "A cache holds what its manifest names and nothing else, so nothing was read.",
@@ -68,7 +61,7 @@ class LogitCache:
                     self._groups.append((first, index, group))
                     first += rows
         self._first_rows = np.array([first for first, _, _ in self._groups])
-        if fault := splits_fault(self.manifest, splits):
+        if fault := splits_fault(self.manifest, splits) or self.manifest.shard_rows_fault():
             raise CacheError(f"{folder} {fault}.")
 
     def __len__(self) -> int:
@@ -154,17 +147,6 @@ class LogitCache:
         if len(self._readers) > KEPT_FILES:
             self._readers.popitem(last=False)[1].close()
         return self._readers[index]
-
-
-def extra_files(cache: Path, manifest: Manifest) -> list[Path]:
-    """What lies in the folder and is neither named by the manifest nor a trace of the work that made it."""
-    own = {MANIFEST, SIGNATURE, SHARDS, SETTINGS, LOCK, PLAN, HASHES}
-    shards = {shard.name for shard in manifest.shards}
-    # A link in the place of the folder is told of by check_file, and not followed.
-    inside = (cache / SHARDS).iterdir() if (cache / SHARDS).is_dir() and not (cache / SHARDS).is_symlink() else ()
-    found = [path for path in cache.iterdir() if path.name not in own]
-    found += [path for path in inside if path.name not in shards]
-    return sorted(path for path in found if path.suffix != TEMPORARY_SUFFIX)
 
 
 def check_file(cache: Path, shard: Shard) -> None:

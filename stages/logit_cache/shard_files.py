@@ -8,7 +8,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stages.logit_cache.manifest import SHARDS, Shard
+from stages.logit_cache.manifest import SHARDS, Shard, shard_name
 from stages.logit_cache.pinned_file import PinnedFile
 from stages.logit_cache.plan import Plan
 from stages.logit_cache.shard_reader import FINGERPRINT_KEY, FIRST_ROW_KEY, ROWS_KEY, Promise, ShardReader, Sums
@@ -56,11 +56,6 @@ def _write_parquet(table: pa.Table, file: BinaryIO, *, dictionary: bool) -> None
 def shard_path(cache: Path, index: int) -> Path:
     """Where shard `index` lies."""
     return cache / SHARDS / shard_name(index)
-
-
-def shard_name(index: int) -> str:
-    """File name of shard `index`."""
-    return f"shard-{index:05d}.parquet"
 
 
 def footer(plan: Plan, index: int) -> dict[bytes, bytes]:

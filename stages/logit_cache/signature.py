@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import CacheError, DataError, OutputUnwritable
-from stages.files import open_plain, write_atomically
+from stages.files import make_read_only, open_plain, write_atomically
 from stages.logit_cache.keys import PublicKey, public_half, public_key
 from stages.logit_cache.manifest import SIGNATURE, Manifest
 from stages.untrusted_json import Malformed, parse_json, validated
@@ -147,7 +147,7 @@ def write_signatures(cache: Path, signatures: Sequence[Signature]) -> None:
     if len(signatures) > MOST_SIGNATURES:
         raise CacheError(f"{cache} would have {len(signatures)} signatures.", f"At most {MOST_SIGNATURES} are read.")
     write_atomically(cache / SIGNATURE, signature_bytes(signatures))
-    (cache / SIGNATURE).chmod(0o444)
+    make_read_only(cache / SIGNATURE)
 
 
 def joined(own: Sequence[Signature], others: Sequence[Signature], manifest: Manifest) -> list[Signature]:

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 from stages.errors import CacheError, OutputExists
 from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, open_plain, sync_folder
@@ -22,6 +22,7 @@ from stages.logit_cache.manifest import (
     SIGNATURE,
     Manifest,
     Shard,
+    extra_files,
     parse_manifest,
     publish_bytes,
     read_manifest,
@@ -62,7 +63,8 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
             "Name another URL.",
         )
     for shard in manifest.shards:
-        _send(remote, cache.folder / SHARDS / shard.name, f"{SHARDS}/{shard.name}", shard.sha256)
+        with open_plain(cache.folder / SHARDS / shard.name) as file:
+            _send(remote, file, f"{SHARDS}/{shard.name}", shard.sha256)
         advance(shard.bytes)
     # The one id may stand for two manifests, which differ in what changes no row: a signature goes with the one it fits.
     if fitting := [each for each in signatures if each.fits(there or manifest)]:
@@ -100,17 +102,19 @@ def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: A
         with hold_cache_alone(cache):
             # Again, now that nobody else can change it.
             _refuse_other_contents(cache, manifest)
+            is_finished, own = (cache / MANIFEST).exists(), read_signatures(cache)
             examples, splits = Examples(), dict[str, int]()
             for shard in manifest.shards:
                 _fetch(remote, cache, shard)
                 _check(cache, manifest, shard, examples, splits)
                 advance(shard.bytes)
             examples.refuse_repeated(cache)
-            if fault := splits_fault(manifest, splits):
+            if fault := splits_fault(manifest, splits) or manifest.shard_rows_fault():
                 raise CacheError(f"{remote.url} {fault}.", "It was not taken for a cache.", "Have it pushed anew.")
-            if signatures and (new := joined(own := read_signatures(cache), signatures, manifest)) != own:
+            if signatures and (new := joined(own, signatures, manifest)) != own:
                 write_signatures(cache, new)
-            if not (cache / MANIFEST).exists():
+            # Also in place of one that came to lie there meanwhile: it is not the one that was checked.
+            if not is_finished:
                 publish_bytes(cache, manifest, content)
     return manifest
 
@@ -151,13 +155,12 @@ def _manifest_bytes(cache: LogitCache) -> bytes:
 
 
 def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
-    with TemporaryDirectory(prefix="duet-push-") as folder:
-        (path := Path(folder) / name).write_bytes(content)
-        _send(remote, path, name, hashlib.sha256(content).hexdigest())
+    _send(remote, content, name, hashlib.sha256(content).hexdigest())
 
 
-def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
-    if remote.size(name) == source.stat().st_size and remote.sha256(name) == sha256:
+def _send(remote: Remote, source: BinaryIO | bytes, name: str, sha256: str) -> None:
+    size = len(source) if isinstance(source, bytes) else os.fstat(source.fileno()).st_size
+    if remote.size(name) == size and remote.sha256(name) == sha256:
         return
     remote.put(source, name)
     if remote.sha256(name) != sha256:
@@ -222,7 +225,8 @@ def _refuse_other_contents(cache: Path, manifest: Manifest) -> None:
         if own.cache_id != manifest.cache_id:
             fault = f"another cache, {own.cache_id[:12]}…"
     else:
-        fault = "something else" if names - OF_A_PULL else ""
+        is_other = names - OF_A_PULL or extra_files(cache, (shard.name for shard in manifest.shards))
+        fault = "something else" if is_other else ""
     if fault:
         raise OutputExists(
             f"{cache} already holds {fault}.", "Nothing was fetched.", "Name another folder, or move that one away."

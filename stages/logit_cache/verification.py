@@ -14,8 +14,7 @@ import pyarrow as pa
 from stages.errors import CacheError
 from stages.logit_cache.checks import LARGEST_LOGIT, check_example_ids
 from stages.logit_cache.fingerprint import PromptHash, QueryHash
-from stages.logit_cache.manifest import MANIFEST, Manifest, Shard, read_manifest
-from stages.logit_cache.reader import extra_files
+from stages.logit_cache.manifest import MANIFEST, Manifest, Shard, extra_files, read_manifest
 from stages.logit_cache.rows import SPLITS, ragged
 from stages.logit_cache.shard_reader import Sums, open_shard, splits_fault
 
@@ -84,7 +83,7 @@ def verify(
     Raises CacheError if there is no readable manifest, without which there is no cache to speak of.
     """
     manifest, found, seen = read_manifest(folder), Findings(), _Seen()
-    for path in extra_files(folder, manifest):
+    for path in extra_files(folder, (shard.name for shard in manifest.shards)):
         found.faults.append(Fault(path.name, "is not in the manifest"))
     for shard in manifest.shards:
         try:
@@ -115,6 +114,7 @@ def _compare_sums(manifest: Manifest, seen: _Seen, found: Findings, unread: str 
     """The manifest against all rows together."""
     fingerprint = manifest.fingerprint
     found.compare("splits", splits_fault(manifest, seen.splits), unread)
+    found.compare("shard_rows", manifest.shard_rows_fault())
     promised = fingerprint.student_prompts_sha256
     differs = promised != seen.prompts.hexdigest()
     found.compare(

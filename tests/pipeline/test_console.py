@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from conftest import ROOT, write_cache
 
+from pipeline.cli import duet
 from stages.logit_cache.manifest import MANIFEST
 
 DOOR = "pipeline/console.py"
@@ -114,3 +116,16 @@ def test_what_a_library_logs_is_made_visible() -> None:
     assert b"of \\x1b[2J" in told
     assert b"\\x1b]0;t" in told
     assert b"ValueError: \\x1b[1m" in told
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "", "/", "a\0b"])
+def test_a_teacher_that_is_named_to_break_it_costs_no_more_than_the_names_of_tokens(
+    hostile_cache: Path, name: str
+) -> None:
+    raw = json.loads((hostile_cache / MANIFEST).read_bytes())
+    raw["provenance"]["model"] = name
+    (hostile_cache / MANIFEST).write_text(json.dumps(raw))
+
+    for arguments in (("show", hostile_cache, "--query", "query 3"), ("verify", hostile_cache)):
+        told = CliRunner().invoke(duet, ["cache", *map(str, arguments)])
+        assert told.exit_code == 0, told.output

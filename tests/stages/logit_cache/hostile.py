@@ -250,6 +250,7 @@ CORPUS: dict[str, Harm] = {
     "2^40 rows in the manifest": shard_field(rows=2**40),
     "2^40 rows in the footer": endless_rows(in_manifest=False),
     "2^40 rows in the footer and in the manifest": endless_rows(in_manifest=True),
+    "2^60 rows in a shard of a cache made of it": manifest(lambda raw: raw["provenance"].update(shard_rows=2**60)),
     "K of 2^40": manifest(lambda raw: raw["fingerprint"].update(top_k=2**40), rehashed=True),
     "K of 2^31 - 1": manifest(lambda raw: raw["fingerprint"].update(top_k=2**31 - 1), rehashed=True),
     "a linked manifest": linked(MANIFEST),

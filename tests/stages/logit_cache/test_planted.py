@@ -9,8 +9,8 @@ import pytest
 from captures import begin, make_plan
 from conftest import write_cache
 
-from stages.errors import DuetError
-from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SHARDS
+from stages.errors import CacheError, DuetError
+from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SHARDS, SIGNATURE, publish_manifest
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.slicing import slice_cache
@@ -118,3 +118,61 @@ def test_a_finished_cache_is_not_published_anew(tmp_path: Path, source: LogitCac
 def test_pushing_to_a_folder_leaves_nothing_but_the_cache(tmp_path: Path, source: LogitCache) -> None:
     push(source, str(tmp_path / "there"))
     assert verify(tmp_path / "there").faults == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nothing_is_made_where_no_reader_would_take_it(source: LogitCache, tmp_path: Path, command: str) -> None:
+    (out := tmp_path / "out" / SHARDS).mkdir(parents=True)
+    (out / "shard-00099.parquet").write_bytes(b"of value")
+
+    with pytest.raises(DuetError, match=r"shard-00099.parquet is no part|something else"):
+        COMMANDS[command](source, out.parent)
+
+    assert contents(out) == {str(out / "shard-00099.parquet"): b"of value"}
+
+
+def test_a_pull_does_not_end_beside_signatures_that_nobody_can_read(source: LogitCache, tmp_path: Path) -> None:
+    (out := tmp_path / "out").mkdir()
+    (out / SIGNATURE).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(CacheError, match="not a plain file"):
+        pull(str(source.folder), out)
+
+    assert not (out / MANIFEST).exists()
+
+
+def test_a_pull_publishes_the_manifest_that_it_checked_whatever_has_come_to_lie_there(
+    source: LogitCache, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    pull(str(source.folder), out, advance=lambda done: (out / MANIFEST).write_bytes(b"{}") and None)
+
+    assert (out / MANIFEST).read_bytes() == (source.folder / MANIFEST).read_bytes()
+
+
+def test_a_push_sends_no_file_that_a_link_leads_to(source: LogitCache, tmp_path: Path) -> None:
+    (tmp_path / "private").write_bytes(b"of value")
+    shard = source.folder / SHARDS / "shard-00001.parquet"
+    shard.unlink()
+    shard.symlink_to(tmp_path / "private")
+
+    with pytest.raises(DuetError, match="not a plain file"):
+        push(source, str(tmp_path / "remote"))
+
+    assert [path for path in contents(tmp_path / "remote") if "00001" in path] == []
+
+
+def test_a_link_in_the_place_of_a_shard_does_not_make_another_file_read_only(
+    source: LogitCache, tmp_path: Path
+) -> None:
+    (private := tmp_path / "private").write_bytes(b"of value")
+    private.chmod(0o640)
+    shard = source.folder / SHARDS / "shard-00001.parquet"
+    shard.unlink()
+    shard.symlink_to(private)
+
+    with pytest.raises(DuetError, match="not a plain file"):
+        publish_manifest(source.folder, source.manifest)
+
+    assert private.stat().st_mode & 0o777 == 0o640
