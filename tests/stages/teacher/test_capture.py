@@ -465,7 +465,9 @@ def test_the_shortest_and_the_longest_prompt_are_compared(
     plan = make_plan().model_copy(update={"rows": 4})
     with CacheWriter(tmp_path / "cache", plan) as writer:
         if probed:
-            with pytest.raises(EngineError, match="other logits in a batch" if added == 1 else "not finite for example"):
+            with pytest.raises(
+                EngineError, match="other logits in a batch" if added == 1 else "not finite for example"
+            ):
                 capture(engine, asked, writer)
         else:
             capture(engine, asked, writer)
