@@ -27,15 +27,18 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises OutputUnwritable if a folder has that name.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with open_new(temporary) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    file = open_new(temporary)
     try:
+        with file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
-    except IsADirectoryError as error:
-        temporary.unlink()
-        raise _is_folder(path) from error
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, IsADirectoryError):
+            raise _is_folder(path) from error
+        raise
     sync_folder(path.parent)
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import CacheError, DataError, OutputUnwritable
 from stages.files import make_read_only, open_plain, write_atomically
 from stages.logit_cache.keys import PublicKey, public_half, public_key
 from stages.logit_cache.manifest import SIGNATURE, Manifest
+from stages.untrusted_json import Malformed, parse_json, validated
 
 # What is signed begins with this, so that a signature under one kind of file never passes for one under another.
 DOMAIN = b"duet logit cache manifest, signature version 1\0"
@@ -41,7 +42,8 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal["duet-cache-signature"] = "duet-cache-signature"
-    format_version: Literal[1] = 1
+    # Not Literal[1]: to that, true and 1.0 are equal.
+    format_version: int = Field(1, ge=1, le=1)
     signatures: list[_Entry] = Field(min_length=1, max_length=MOST_SIGNATURES)
 
 
@@ -73,11 +75,11 @@ def sign(cache: Path, manifest: Manifest, key: Ed25519PrivateKey) -> PublicKey:
     others = [each for each in read_signatures(cache) if each.key.line != own.key.line]
     try:
         write_signatures(cache, [*others, own])
-    except PermissionError as error:
+    except OSError as error:
         raise OutputUnwritable(
             f"{cache} cannot be written ({error.strerror}).",
             "The signature was to lie beside its manifest, so nothing was signed.",
-            "Sign a copy:  duet cache pull URL CACHE",
+            "Make room there, or sign a copy:  duet cache pull URL CACHE",
         ) from error
     return own.key
 
@@ -102,18 +104,16 @@ def parse_signatures(content: bytes, path: Path | str) -> list[Signature]:
     if len(content) > LARGEST_SIGNATURE_BYTES:
         raise _damaged(path, f"has more than {LARGEST_SIGNATURE_BYTES:,} bytes")
     try:
-        raw: Any = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "is not JSON") from error
+        raw: Any = parse_json(content)
+    except Malformed as error:
+        raise _damaged(path, f"is {error}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None
     if isinstance(version, int) and version > 1:
         raise _damaged(path, f"has format version {version}, this duet reads 1")
     try:
-        entries = _File.model_validate(raw).signatures
-        found = [_signature(entry) for entry in entries]
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise _damaged(path, f"is malformed at {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        found = [_signature(entry) for entry in validated(_File, raw).signatures]
+    except Malformed as error:
+        raise _damaged(path, f"is {error}") from error
     except ValueError as error:
         raise _damaged(path, f"is malformed: {error}") from error
     if len({each.key.line for each in found}) < len(found):
