@@ -27,7 +27,15 @@ from pipeline.settings_command import settings_command
 from pipeline.sweep import sweep
 from pipeline.teacher_cache import teacher_cache
 from stages.errors import DuetError, OutputUnwritable, Stopped
-from stages.interruption import code_of, end_quietly, is_one_of_many, listen, open_standard_streams, received
+from stages.interruption import (
+    code_of,
+    end_quietly,
+    is_one_of_many,
+    listen,
+    open_standard_streams,
+    received,
+    stop_listening,
+)
 from stages.visible import visible
 
 # Where a context keeps the arguments that it was made from.
@@ -58,6 +66,7 @@ class DuetGroup(click.Group):
         finally:
             if is_process:
                 flush_stdout()
+                stop_listening()
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any

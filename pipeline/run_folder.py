@@ -1,13 +1,12 @@
 """The folder of a training run: claimed, locked, finished or another's; a run killed half-way passes for none of these."""
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.errors import ModelError, OutputExists, TrainingError
-from stages.files import TEMPORARY_SUFFIX, read_json, write_json
+from stages.files import TEMPORARY_SUFFIX, read_json, remove_tree, write_json
 from stages.folder_lock import LOCK, FolderLock, hold_alone
 from stages.language_model.folder import hash_weights
 from stages.student.launch import is_launched
@@ -116,16 +115,12 @@ class RunFolder:
 
         To be called by whoever holds the folder alone.
         """
-        for path in (*self.path.glob("*" + TEMPORARY_SUFFIX), *self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        for path in self._temporary():
+            remove_tree(path)
 
     def tidy(self) -> None:
         """The same in a finished run, checkpoints included, unless another process is at work in it."""
-        left = [self.path / CHECKPOINTS, self.stop_file, *self.path.glob("*" + TEMPORARY_SUFFIX)]
-        left += self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")
+        left = [self.path / CHECKPOINTS, self.stop_file, *self._temporary()]
         if not any(path.exists() or path.is_symlink() for path in left):
             return
         busy = self._busy()
@@ -136,11 +131,13 @@ class RunFolder:
                 raise
             return
         try:
-            self.stop_file.unlink(missing_ok=True)
-            shutil.rmtree(self.path / CHECKPOINTS, ignore_errors=True)
-            self.clear()
+            for path in left:
+                remove_tree(path)
         finally:
             lock.release()
+
+    def _temporary(self) -> list[Path]:
+        return [*self.path.glob("*" + TEMPORARY_SUFFIX), *self.path.glob(f"{MODEL}/*{TEMPORARY_SUFFIX}")]
 
     def begin(self) -> None:
         """Claim the folder for this run. What an unfinished attempt at the same run left is written anew."""

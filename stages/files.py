@@ -9,7 +9,8 @@ import json
 import os
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, BinaryIO
@@ -27,25 +28,37 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises OutputUnwritable if a folder has that name.
     """
     temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    file = open_new(temporary)
     try:
-        with file:
+        with naming(path), open_new(temporary) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, IsADirectoryError):
-            raise _is_folder(path) from error
+    except IsADirectoryError as error:
+        temporary.unlink()
+        raise _is_folder(path) from error
+    except BaseException:  # a signal, too: what is half-written takes room and helps nobody
+        with suppress(OSError):
+            temporary.unlink()
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Give an OSError from an open file the file's name, which the system does not know by then."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def append(path: Path, content: bytes) -> None:
     """Put content at the end of a file that is there, durably; what a fault leaves of it may be only its beginning."""
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "ab") as file:
+    with naming(path), os.fdopen(descriptor, "ab") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

@@ -19,12 +19,15 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 STOPPED = 75  # EX_TEMPFAIL, "try again"
 # What is unwound at the end, by libraries above all, may take so long; then the process ends all the same.
 UNWINDING_S = 20.0
+# A signal that follows another so soon asks for the same: impatient people, schedulers, and a terminal beside its shell.
+SAME_S = 2.0
 # A training that is told to stop finishes its step and saves a checkpoint.
 STOPPING_S = 60.0
 # Set in the environment of a process whose stdin is open as long as the one that started it lives.
 FOLLOWS = "DUET_FOLLOWS_STDIN"
 
 received: set[int] = set()
+_raised_at: list[float] = []
 _follows: list[bool] = []
 _children: set["subprocess.Popen[bytes]"] = set()
 
@@ -92,7 +95,9 @@ def is_one_of_many() -> bool:
 
 
 def end_quietly(code: int) -> None:
-    """End soon, whatever libraries still wait for, and let none of them complain: all is said."""
+    """End soon, with this code, whatever libraries still wait for and signals still come. None may complain: all is said."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     silence(1, 2)
 
     def insist() -> None:
@@ -100,6 +105,13 @@ def end_quietly(code: int) -> None:
         os._exit(code)
 
     threading.Thread(target=insist, daemon=True).start()
+
+
+def stop_listening() -> None:
+    """Let a signal that comes while the interpreter ends end it at once, without a traceback: the command is over."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) in (_interrupt, _terminate):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def silence(*descriptors: int) -> None:
@@ -128,20 +140,26 @@ def open_standard_streams() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    _note(number)
-    raise KeyboardInterrupt
+    if _is_first(number):
+        raise KeyboardInterrupt
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:
-    _note(number)
-    raise Terminated
+    if _is_first(number):
+        raise Terminated
 
 
-def _note(number: int) -> None:
+def _is_first(number: int) -> bool:
+    """Note the signal, hand it on, and say whether it is to unwind: one that does so already must not be cut short."""
+    now = time.monotonic()
+    if _raised_at and now - _raised_at[-1] < SAME_S:
+        return False
+    _raised_at.append(now)
     received.add(number)
     for child in list(_children):
         with suppress(OSError):
             child.terminate()
+    return True
 
 
 def _follow_stdin() -> None:

@@ -1,6 +1,5 @@
 """`duet cache push`: a frozen cache to another file system."""
 
-import tempfile
 from pathlib import Path
 
 import click
@@ -11,6 +10,7 @@ from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.stripping import REMOVED, STAYS, strip_text
 from stages.logit_cache.transfer import push as push_cache
 from stages.masking import masked
+from stages.scratch import scratch_folder
 
 
 @click.command()
@@ -28,9 +28,9 @@ def push(cache: Path, url: str, no_text: bool, as_json: bool) -> None:
     Example:  duet cache push cache/demo s3://team/caches/demo
     """
     opened = LogitCache(cache)
-    with tempfile.TemporaryDirectory(prefix="duet-push-") as temporary:
+    with scratch_folder("push") as scratch:
         if no_text:
-            bare = Path(temporary) / "cache"
+            bare = scratch / "cache"
             strip_text(opened, bare)
             opened = LogitCache(bare)
             say(f"Left out: {REMOVED}\n  {STAYS}")

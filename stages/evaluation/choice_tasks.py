@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from stages.evaluation.choices import LETTERS, ChoiceQuestion
 from stages.evaluation.questions import ChoiceForm
 from stages.language_model.folder import PLAIN_TEMPLATE
 from stages.logit_cache.fingerprint import sha256_json
+from stages.scratch import scratch_folder
 
 RANDOM_SEED, OTHER_SEED = 0, 1234
 LISTED = "{{question}}{% for choice in choices %}\n{{'" + LETTERS + "'[loop.index0]}}. {{choice}}{% endfor %}"
@@ -124,17 +124,17 @@ def _own_task(name: str, questions: Sequence[ChoiceQuestion], shots: int, form: 
 
     query, options, _ = FORMS[form]
     splits = {"scored": questions[shots:]} | ({"shown": questions[:shots]} if shots else {})
-    with TemporaryDirectory(prefix="duet-choices-") as folder:
+    with scratch_folder("choices") as folder:
         for split, asked in splits.items():
             lines = [json.dumps(each.model_dump()) + "\n" for each in asked]
-            (Path(folder) / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+            (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
         config = {
             "task": name,
             "dataset_path": "json",
             "dataset_kwargs": {
-                "data_files": {split: str(Path(folder) / f"{split}.jsonl") for split in splits},
+                "data_files": {split: str(folder / f"{split}.jsonl") for split in splits},
                 "features": FEATURES,
-                "cache_dir": folder,
+                "cache_dir": str(folder),
                 "keep_in_memory": True,
             },
             "test_split": "scored",

@@ -5,7 +5,6 @@ that it cannot read, or would fill up with random numbers, is refused in one lin
 """
 
 import re
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from stages.errors import ModelError
 from stages.files import write_json
 from stages.language_model.json_object import read_object
 from stages.language_model.weights import tensor_heads
+from stages.scratch import scratch_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -177,9 +177,9 @@ def _readable(path: Path, raw: Mapping[str, Any]) -> Iterator[Path]:
     if not has_mark:
         yield path.parent
         return
-    with tempfile.TemporaryDirectory() as folder:
-        write_json(Path(folder) / "config.json", raw)
-        yield Path(folder)
+    with scratch_folder("config") as folder:
+        write_json(folder / "config.json", raw)
+        yield folder
 
 
 def in_one_line(error: BaseException) -> str:

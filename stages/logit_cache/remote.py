@@ -5,13 +5,17 @@ and into no message.
 """
 
 import hashlib
+import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 import fsspec
 
 from stages.errors import CacheError, DuetError
+from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, sync_folder
 from stages.masking import HIDDEN, masked, secrets_of
 
 PIECE_BYTES = 4 * 2**20
@@ -31,6 +35,7 @@ WITH_FOLDERS = {
     "webdav",
     "dbfs",
 }
+ON_THIS_MACHINE = {"file", "local"}
 WITH_BUCKETS = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci"}
 # By name, because each file system brings its own.
 UNREACHABLE = {
@@ -116,12 +121,22 @@ class Remote:
             digest.update(piece)
         return digest.hexdigest()
 
-    def put(self, source: BinaryIO, name: str) -> None:
-        """Write a local file there: the one that is open, whatever has come to have its name since."""
+    def put(self, source: BinaryIO | bytes, name: str) -> None:
+        """Write these bytes, or the file that is open, there; on a disk of this machine through no link, and whole or not at all.
+
+        Whatever has come to have the open file's name since is not what is written.
+        """
+        path = self._path(name)
         with self._named():
+            if self.protocols & ON_THIS_MACHINE:
+                _put_here(source, Path(path))
+                return
             if self.protocols & WITH_FOLDERS:
-                self.files.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
-            self.files.put_file(f"/dev/fd/{source.fileno()}", self._path(name))
+                self.files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if isinstance(source, bytes):
+                self.files.pipe_file(path, source)
+            else:
+                self.files.put_file(f"/dev/fd/{source.fileno()}", path)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}"
@@ -177,3 +192,18 @@ def _without(error: Exception, secrets: list[str]) -> Exception | None:
     """The error as the cause of another, unless a traceback of it would show a secret."""
     told = " ".join(repr(each) for each in _chain(error))
     return None if any(secret in told for secret in secrets) else error
+
+
+def _put_here(source: BinaryIO | bytes, path: Path) -> None:
+    make_own_folder(path.parent)
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with open_new(temporary) as file:
+        if isinstance(source, bytes):
+            file.write(source)
+        else:
+            source.seek(0)
+            shutil.copyfileobj(source, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync_folder(path.parent)

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BaseModel, ConfigDict, Field
@@ -104,7 +104,7 @@ def parse_signatures(content: bytes, path: Path | str) -> list[Signature]:
     if len(content) > LARGEST_SIGNATURE_BYTES:
         raise _damaged(path, f"has more than {LARGEST_SIGNATURE_BYTES:,} bytes")
     try:
-        raw: Any = parse_json(content)
+        raw = parse_json(content)
     except Malformed as error:
         raise _damaged(path, f"is {error}") from error
     version = raw.get("format_version") if isinstance(raw, dict) else None

@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import BinaryIO
 
 from stages.errors import CacheError, OutputExists
 from stages.files import TEMPORARY_SUFFIX, make_own_folder, open_new, open_plain, sync_folder
@@ -63,7 +63,8 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
             "Name another URL.",
         )
     for shard in manifest.shards:
-        _send(remote, cache.folder / SHARDS / shard.name, f"{SHARDS}/{shard.name}", shard.sha256)
+        with open_plain(cache.folder / SHARDS / shard.name) as file:
+            _send(remote, file, f"{SHARDS}/{shard.name}", shard.sha256)
         advance(shard.bytes)
     # The one id may stand for two manifests, which differ in what changes no row: a signature goes with the one it fits.
     if fitting := [each for each in signatures if each.fits(there or manifest)]:
@@ -154,16 +155,14 @@ def _manifest_bytes(cache: LogitCache) -> bytes:
 
 
 def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
-    with TemporaryDirectory(prefix="duet-push-") as folder:
-        (path := Path(folder) / name).write_bytes(content)
-        _send(remote, path, name, hashlib.sha256(content).hexdigest())
+    _send(remote, content, name, hashlib.sha256(content).hexdigest())
 
 
-def _send(remote: Remote, source: Path, name: str, sha256: str) -> None:
-    with open_plain(source) as file:
-        if remote.size(name) == os.fstat(file.fileno()).st_size and remote.sha256(name) == sha256:
-            return
-        remote.put(file, name)
+def _send(remote: Remote, source: BinaryIO | bytes, name: str, sha256: str) -> None:
+    size = len(source) if isinstance(source, bytes) else os.fstat(source.fileno()).st_size
+    if remote.size(name) == size and remote.sha256(name) == sha256:
+        return
+    remote.put(source, name)
     if remote.sha256(name) != sha256:
         raise CacheError(
             f"{remote.url}/{name} is not what was sent: its SHA-256 differs.",

@@ -6,7 +6,8 @@ safetensors, tokenizer, chat template, generation settings and a model card. The
 import math
 import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.errors import ModelError, TrainingError
-from stages.files import TEMPORARY_SUFFIX, remove_tree
+from stages.files import NO_ROOM, TEMPORARY_SUFFIX, make_folder, remove_tree
 from stages.language_model.checkpoint import check_model, empty_network
 from stages.language_model.folder import copy_other_files, hash_tokenizer, load_tokenizer, publish
 from stages.language_model.loading import BROKEN, in_one_line
@@ -40,29 +41,40 @@ def export_model(
     Raises ModelError if the base's files give another tokenizer than the student's, or if what was written is no whole
     model; it is then left under a temporary name. Raises TrainingError if there is no room.
     """
-    temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-    remove_tree(temporary)
-    try:
+    with written_beside(folder) as temporary:
         _write(network, weights, tokenizer, base, temporary)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise unwritten(folder, error) from error
     check_model(temporary)
     # An export made by an earlier, unfinished run of the same plan makes room only now.
     publish(temporary, folder)
 
 
-def unwritten(folder: Path, error: Exception) -> TrainingError:
-    """The error of an export that there is no room for, or that may not be written."""
-    return TrainingError(
-        f"The trained model could not be written to {folder}: {in_one_line(error)}",
-        "What was trained since the newest checkpoint has to be trained again; nothing half-written passes for a model.",
-        "Make room, then give the same command again.",
-    )
+@contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """The temporary name under which the folder is to be written; where that fails, for lack of room above all, it goes.
+
+    Raises TrainingError if there is no room, or if it may not be written.
+    """
+    temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
+    remove_tree(temporary)
+    try:
+        yield temporary
+    except (OSError, SafetensorError) as error:
+        remove_tree(temporary)
+        raise TrainingError(
+            f"The trained model could not be written to {folder}: {in_one_line(error)}",
+            "What was trained since the newest checkpoint has to be trained again; nothing half-written passes for a model.",
+            "Make room, then give the same command again.",
+        ) from error
+    except BaseException:
+        remove_tree(temporary)
+        raise
 
 
 def check_export(base: Path, run: Path, *, dtype: str) -> None:
     """Raise TrainingError unless the trained model can be written in the end; called before the first step.
+
+    Raises OutputUnwritable if the folder cannot be made.
 
     base: the folder the student begins as. run: where RUN/model is to appear; all of it but the weights is written into a
     temporary folder there, and removed. dtype: of the exported weights, for which there must be room.
@@ -72,7 +84,7 @@ def check_export(base: Path, run: Path, *, dtype: str) -> None:
     needed = numbers * getattr(torch, dtype).itemsize + ROOM_BYTES
     was_there = run.exists()
     try:
-        run.mkdir(parents=True, exist_ok=True)
+        make_folder(run)
         free = shutil.disk_usage(run).free
         if free < needed:
             raise TrainingError(
@@ -83,10 +95,11 @@ def check_export(base: Path, run: Path, *, dtype: str) -> None:
         with tempfile.TemporaryDirectory(dir=run, prefix="export-", suffix=TEMPORARY_SUFFIX) as temporary:
             _write(empty_network(base), {}, load_tokenizer(base), base, Path(temporary))
     except BROKEN as error:
+        full = isinstance(error, OSError) and error.errno in NO_ROOM
         raise TrainingError(
             f"The trained model could not be written: {in_one_line(error)}",
             "It would be lost in the end, so nothing was trained.",
-            f"Mend the model in {base}, or name another folder with --out (make: RUN=…).",
+            f"{'Make room' if full else f'Mend the model in {base}'}, or name another folder with --out (make: RUN=…).",
         ) from error
     finally:
         if not was_there:

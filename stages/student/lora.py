@@ -8,14 +8,12 @@ from pathlib import Path
 
 import peft
 import torch
-from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from stages.errors import TrainingError
-from stages.files import TEMPORARY_SUFFIX, remove_tree
 from stages.language_model.folder import publish
 from stages.language_model.loading import load_network
-from stages.student.export import unwritten
+from stages.student.export import written_beside
 from stages.student.settings import TrainingSettings
 
 
@@ -50,14 +48,10 @@ def export_adapter(
     weights: the trained ones by their names in the network, on the CPU. base: the model's name as the settings give it.
     card: README.md. Raises TrainingError if there is no room.
     """
-    temporary = folder.with_name(folder.name + TEMPORARY_SUFFIX)
-    remove_tree(temporary)
     network.peft_config["default"].base_model_name_or_path = base
-    try:
+    with written_beside(folder) as temporary:
         network.save_pretrained(str(temporary), state_dict=weights, save_embedding_layers=False)
         (temporary / "README.md").write_text(card, encoding="utf-8")
-    except (OSError, SafetensorError) as error:
-        raise unwritten(folder, error) from error
     publish(temporary, folder)
 
 

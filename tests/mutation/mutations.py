@@ -24,7 +24,7 @@ SYMMETRIC = ("min", "max", "minimum", "maximum", "array_equal")
 # Calls whose arguments are words for the user.
 MESSAGES = ("Error", "Mismatch", "Exists", "Fault", "field_validator")
 # Calls of which some arguments are.
-WORDED = ("refuse", "refuse_any", "_damage")
+WORDED = ("refuse", "refuse_any", "damage")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from pipeline.run_folder import RunFolder
 from stages.errors import DuetError
+from stages.files import remove_tree
 
 
 @pytest.fixture
@@ -34,6 +35,20 @@ def test_a_finished_run_loses_what_a_kill_left(run: RunFolder) -> None:
     run.tidy()
 
     assert names(run) == {"model", "model/README.md", "run.json", "metrics.jsonl"}
+
+
+def test_links_and_things_of_another_kind_go_as_well_and_what_they_name_stays(run: RunFolder, tmp_path: Path) -> None:
+    (tmp_path / "mine/step").mkdir(parents=True)
+    for name in ("checkpoints", "model.partial", "stop"):
+        remove_tree(run.path / name)
+    (run.path / "checkpoints").symlink_to(tmp_path / "mine")
+    (run.path / "model.partial").symlink_to(tmp_path / "mine")
+    (run.path / "stop").mkdir()
+
+    run.tidy()
+
+    assert names(run) == {"model", "model/README.md", "run.json", "metrics.jsonl"}
+    assert (tmp_path / "mine/step").is_dir()
 
 
 def test_nothing_is_removed_under_another_process(run: RunFolder) -> None:

@@ -4,9 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from small_files import files_up_to
 
 from stages.errors import DataError, OutputUnwritable
-from stages.files import make_own_folder, open_plain, read_json, refuse_unwritable, remove_tree, write_json
+from stages.files import append, make_own_folder, open_plain, read_json, refuse_unwritable, remove_tree, write_json
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -48,6 +49,21 @@ def test_a_place_where_nothing_can_be_written_is_named_before_any_work(tmp_path:
             refuse_unwritable(path)
     refuse_unwritable(tmp_path / "new/folder/scores.json")
     assert not list((tmp_path / "new/folder").iterdir())
+
+
+def test_a_file_without_room_is_named_and_leaves_the_old_one_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    with files_up_to(1000):
+        with pytest.raises(OSError, match="File too large") as whole:
+            write_json(path, {"a": "x" * 2000})
+        with pytest.raises(OSError, match="File too large") as added:
+            append(path, b"x" * 2000)
+
+    assert whole.value.filename == added.value.filename == str(path)
+    assert path.read_bytes().startswith(b'{\n "a": 1\n}\n')
+    assert [each.name for each in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_a_planted_link_is_replaced_and_what_it_names_stays_as_it_is(tmp_path: Path) -> None:

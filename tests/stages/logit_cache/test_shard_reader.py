@@ -1,23 +1,26 @@
 """Whatever a footer or a manifest claims is counted, in every way of reading."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from conftest import make_fingerprint, make_provenance, make_row, write_cache
-from hostile import SECOND, manifest, overwrite, put_table, vouch
+from hostile import SECOND, manifest, overwrite, put_table, second_table, vouch
 
 from stages.errors import CacheError
-from stages.logit_cache.manifest import MANIFEST, SHARDS, Prefix
+from stages.logit_cache.manifest import MANIFEST, SHARDS, Manifest, Prefix, Shard, read_manifest
 from stages.logit_cache.merging import merge_caches
 from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import Row, row_schema, rows_to_table
+from stages.logit_cache.shard_reader import Promise, Sums, count_splits, footer_fault, open_shard, splits_fault
 from stages.logit_cache.slicing import slice_cache
 from stages.logit_cache.stripping import strip_text
 from stages.logit_cache.verification import verify
@@ -193,3 +196,201 @@ def test_row_groups_of_one_row_are_read_like_any(tmp_path: Path) -> None:
     for index in (2, 0, 1):
         assert opened.row(index).topk_ids.tolist() == written[index].topk_ids.tolist()
     assert verify(tmp_path / "cache").faults == []
+
+
+def two_candidates(*rows: tuple[str, list[list[float]]]) -> pa.Table:
+    """Rows of a split and of two logits at each position."""
+    fingerprint = make_fingerprint(top_k=2)
+    made = []
+    for split, logits in rows:
+        logits_TK = np.array(logits, dtype=np.float32)
+        ids_TK = np.array([[1, 2]] * len(logits), dtype=np.int32)
+        row = make_row(0, fingerprint)
+        made.append(
+            replace(row, split=split, response_ids=ids_TK[:, 0], student_positions=ids_TK[:, 0], topk_ids=ids_TK,
+                    topk_logits=logits_TK)
+        )  # fmt: skip
+    return rows_to_table(made, 2)
+
+
+def test_sums_are_those_of_all_rows_that_were_added() -> None:
+    sums = Sums()
+    sums.add(two_candidates(("forget", [[3, -1]]), ("retain", [[5, 0], [2, -7]])), with_mean=True)
+    assert (sums.positions, sums.logit_min, sums.logit_max, sums.logit_sum) == (3, -7, 5, 2)
+    sums.add(two_candidates(("forget", [[4, 1]]), ("forget", [[6, -2]])), with_mean=True)
+
+    assert (sums.positions, sums.logit_min, sums.logit_max, sums.logit_sum) == (5, -7, 6, 11)
+    assert sums.splits == {"forget": 3, "retain": 1}
+    assert sums.mean(top_k=2) == 1.1
+
+
+def test_sums_without_mean_count_the_same_but_for_it() -> None:
+    sums = Sums()
+    sums.add(two_candidates(("retain", [[5, 1], [4, -7]])), with_mean=False)
+
+    assert (sums.positions, sums.logit_min, sums.logit_max, sums.splits) == (2, -7, 5, {"retain": 1})
+    assert sums.logit_sum == 0
+
+
+# One position of 1.5 and -0.5: the mean is 0.5.
+@pytest.mark.parametrize(
+    ("said", "differs", "mean_differs"),
+    [
+        ((-0.5, 1.5, 0.5), False, False),
+        ((-0.5, 1.5, 0.50009), False, False),
+        ((-0.5, 1.5, 0.49991), False, False),
+        ((-0.5, 1.5, 0.50011), False, True),
+        ((-0.5, 1.5, 0.49989), False, True),
+        ((-0.5, 1.5, -0.5), False, True),
+        ((-0.4, 1.5, 0.5), True, True),
+        ((-0.5, 1.6, 0.5), True, True),
+    ],
+)
+def test_extremes_are_compared_exactly_and_the_mean_to_a_ten_thousandth(
+    said: tuple[float, float, float], differs: bool, mean_differs: bool
+) -> None:
+    sums = Sums(positions=1, logit_sum=1.0, logit_min=-0.5, logit_max=1.5)
+    shard = Shard(
+        name="shard-00000.parquet", first_row=0, rows=1, positions=1, bytes=1, sha256="0" * 64,
+        logit_min=said[0], logit_max=said[1], logit_mean=said[2],
+    )  # fmt: skip
+    fault = "has other extremes or another mean than the manifest says"
+
+    assert sums.fault(shard) == (fault if differs else None)
+    assert sums.fault(shard, top_k=2) == (fault if mean_differs else None)
+
+
+def test_splits_are_counted_over_all_chunks() -> None:
+    counts = {"forget": 1}
+    count_splits(counts, pa.chunked_array([["retain", "forget"], ["retain"]]))
+    assert counts == {"forget": 2, "retain": 2}
+
+
+def test_a_split_of_no_rows_may_be_named_or_not(cache: Path) -> None:
+    def manifest(splits: dict[str, int]) -> Manifest:
+        return read_manifest(cache).model_copy(update={"splits": splits})
+
+    for splits in ({"retain": 20}, {"forget": 0, "retain": 20}):
+        assert splits_fault(manifest(splits), {"retain": 20}) is None
+    assert (
+        splits_fault(manifest({"retain": 19, "forget": 1}), {"retain": 20})
+        == "holds 20 retain rows, the manifest says 1 forget, 19 retain"
+    )
+
+
+def test_a_footer_names_capture_first_row_and_rows() -> None:
+    promise = Promise("shard-00001.parquet", make_fingerprint(), "ab", first_row=8, rows=4)
+    sound = {b"duet.fingerprint_sha256": b"ab", b"duet.first_row": b"8", b"duet.rows": b"4"}
+
+    assert footer_fault(sound, promise) is None
+    # Early caches do not say how many rows.
+    assert footer_fault({key: sound[key] for key in (b"duet.fingerprint_sha256", b"duet.first_row")}, promise) is None
+    for key, fault in {
+        b"duet.fingerprint_sha256": "belongs to another capture: its footer has another fingerprint",
+        b"duet.first_row": "stands in the wrong place: its footer does not say row 8",
+        b"duet.rows": "is not whole: its footer does not say 4 rows",
+    }.items():
+        assert footer_fault(sound | {key: b"5"}, promise) == fault
+
+
+def another_split(cache: Path) -> None:
+    table = second_table()
+    at = table.schema.get_field_index("split")
+    splits = pa.array(["retain"] * 5 + ["kept"] + ["retain"] * 2)
+    put_table(cache, table.set_column(at, table.schema.field(at), splits), row_group_size=4)
+
+
+def text_that_is_no_utf_8(cache: Path) -> None:
+    table = second_table()
+    at = table.schema.get_field_index("query")
+    lengths = pa.py_buffer(np.arange(9, dtype=np.int32))
+    text = pa.Array.from_buffers(pa.string(), 8, [None, lengths, pa.py_buffer(b"abcde\xffgh")])
+    put_table(cache, table.set_column(at, table.schema.field(at), text), row_group_size=4)
+
+
+def ids_out_of_order(cache: Path) -> None:
+    rows = [make_row(index, make_fingerprint()) for index in range(8, 16)]
+    rows[5].topk_logits[0] = rows[5].topk_logits[0, ::-1].copy()
+    put_table(cache, rows_to_table(rows, 4), row_group_size=4)
+
+
+def pages_of_nothing(cache: Path) -> None:
+    put_table(cache, second_table(), row_group_size=4)
+    content = bytearray((cache / SECOND).read_bytes())
+    at = pq.read_metadata(cache / SECOND).row_group(1).column(7).data_page_offset
+    content[at : at + 8] = bytes(8)
+    overwrite(cache / SECOND, bytes(content))
+    vouch(cache)
+
+
+def more_positions_than_rows_have(cache: Path) -> None:
+    # Rows 3, 7, 11 and 15 have four positions each, where three are the most.
+    fingerprint = make_fingerprint(positions=4)
+    rows = [make_row(index, fingerprint) for index in (8, 9, 10, 12, 3, 7, 11, 15)]
+    put_table(cache, rows_to_table(rows, 4), row_group_size=4)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (another_split, r"row group 1, row 1: its split is none of"),
+        (text_that_is_no_utf_8, r"row group 1 cannot be read: "),
+        (ids_out_of_order, r"row group 1, row 1 .*: its candidates are not sorted"),
+        (pages_of_nothing, r"row group 1 cannot be read: "),
+        (more_positions_than_rows_have, r"row group 1 would unpack to 16 values of response_ids"),
+    ],
+)
+def test_a_fault_is_told_with_the_row_group_in_which_it_lies(
+    cache: Path, harm: Callable[[Path], None], message: str
+) -> None:
+    harm(cache)
+    with pytest.raises(CacheError, match=r"^shard-00001\.parquet, " + message):
+        list(LogitCache(cache).rows())
+
+
+def test_an_empty_row_group_is_refused(cache: Path) -> None:
+    footer = {key: text for key, text in pq.read_metadata(cache / SECOND).metadata.items() if key.startswith(b"duet.")}
+    table = second_table().replace_schema_metadata(footer)
+    (cache / SECOND).unlink()
+    with pq.ParquetWriter(cache / SECOND, table.schema) as writer:
+        writer.write_table(table)
+        writer.write_table(table.slice(0, 0))
+    assert pq.read_metadata(cache / SECOND).num_row_groups == 2
+    vouch(cache)
+    with pytest.raises(CacheError, match=r"shard-00001\.parquet"):
+        LogitCache(cache)
+
+
+def test_a_row_group_is_read_in_one_go_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # 8 rows of 15 positions of 4096 candidates in all, more than a block of 64 KiB.
+    fingerprint = make_fingerprint(rows=8, top_k=4096, vocab_size=5000)
+    falling_K = np.arange(4096, 0, -1, dtype=np.float32) / 16
+    rows = [make_row(index, fingerprint) for index in range(8)]
+    with CacheWriter(tmp_path / "cache", Plan(fingerprint=fingerprint, rows=8, shard_rows=8)) as writer:
+        writer.write(0, [replace(row, topk_logits=np.tile(falling_K, (len(row.response_ids), 1))) for row in rows])
+        writer.publish(Prefix(text="", token_ids=[]), make_provenance(8), None, None)
+    manifest, reads, pread = read_manifest(tmp_path / "cache"), [], os.pread
+    with open_shard(tmp_path / "cache", manifest, manifest.shards[0]) as reader:
+        monkeypatch.setattr(os, "pread", lambda *arguments: reads.append(arguments) or pread(*arguments))
+        for _ in range(2):
+            assert reader.group(0).num_rows == 8
+        # From the file's beginning on, in whole blocks; the footer's last bytes need not be among them.
+        assert [(start, size > 2**16) for _, size, start in reads] == [(0, True)] * 2
+        reader.columns(["query"])
+        assert len(reads) > 2
+
+
+def test_a_shard_is_given_back_when_it_is_closed_or_refused(cache: Path) -> None:
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    manifest, before = read_manifest(cache), open_files()
+    with open_shard(cache, manifest, manifest.shards[1]) as reader:
+        assert open_files() > before
+    assert open_files() == before, reader
+
+    with pytest.raises(CacheError, match="another SHA-256") as altered:
+        open_shard(cache, manifest, manifest.shards[1].model_copy(update={"sha256": "0" * 64}))
+    with pytest.raises(CacheError, match="holds 8 rows, the manifest says 7") as short:
+        open_shard(cache, manifest, manifest.shards[1].model_copy(update={"rows": 7}))
+    assert open_files() == before, (altered, short)

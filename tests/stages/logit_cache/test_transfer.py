@@ -363,3 +363,15 @@ def test_a_stream_that_never_ends_is_cut_off(
         pull(url, tmp_path / "back")
     assert len(sent) == 1
     assert list((tmp_path / "back" / SHARDS).iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["shard-00001.parquet", "shard-00001.parquet.partial"])
+def test_a_link_in_the_place_of_a_push_to_a_folder_leads_nowhere(cache: LogitCache, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine").write_text("precious")
+    (tmp_path / "there" / SHARDS).mkdir(parents=True)
+    (tmp_path / "there" / SHARDS / name).symlink_to(tmp_path / "mine")
+
+    push(cache, str(tmp_path / "there"))
+
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert LogitCache(tmp_path / "there").manifest == cache.manifest

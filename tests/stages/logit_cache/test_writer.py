@@ -1,7 +1,9 @@
 """Whatever interrupts the writer, the finished cache is that of an uninterrupted run, or there is none."""
 
+import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,12 +13,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from captures import begin, contents, make_plan, rows_of
-from conftest import ROOT, make_provenance, make_row, write_cache
+from conftest import ROOT, make_fingerprint, make_provenance, make_row, write_cache
 
-from stages.errors import CacheError, OutputExists
-from stages.logit_cache.manifest import MANIFEST, SHARDS, Prefix
+from stages.errors import CacheError, CacheMismatch, OutputExists
+from stages.folder_lock import LOCK
+from stages.logit_cache.manifest import HASHES, MANIFEST, PLAN, SHARDS, Prefix
+from stages.logit_cache.plan import Plan
 from stages.logit_cache.reader import LogitCache
-from stages.logit_cache.writer import CacheWriter
+from stages.logit_cache.writer import CacheWriter, whole_shards
 
 # Writes a cache of 20 rows in shards of 8, 8 and 4, and is killed at its n-th fsync, half of what it was to make durable written.
 KILLED_WRITER = """
@@ -260,3 +264,159 @@ def test_a_damaged_finished_cache_is_refused_and_not_rewritten(tmp_path: Path, d
     with pytest.raises(CacheError, match="The cache is not what was captured"):
         CacheWriter(cache, make_plan()).__enter__()
     assert contents(cache) == before
+
+
+def test_what_another_wrote_before_the_folder_was_held_is_refused(tmp_path: Path):
+    writer = CacheWriter(tmp_path / "cache", make_plan())
+    write_cache(tmp_path / "cache", teacher_sha256="0" * 64)
+    with pytest.raises(CacheMismatch, match="holds a finished cache of another plan"), writer:
+        pass
+
+
+def test_a_finished_cache_holds_its_manifest_and_its_shards_and_no_trace_of_the_capture(tmp_path: Path):
+    cache = tmp_path / "cache"
+    write_cache(cache)
+    assert {path.name for path in cache.iterdir()} <= {MANIFEST, SHARDS, LOCK}
+    # A capture that was killed between its manifest and its end leaves these; the next one takes them away.
+    for name in (PLAN, HASHES):
+        (cache / name).write_bytes(b"")
+    with CacheWriter(cache, make_plan()):
+        pass
+    assert {path.name for path in cache.iterdir()} <= {MANIFEST, SHARDS, LOCK}
+
+
+def test_a_writer_that_is_refused_holds_nothing(tmp_path: Path):
+    write_cache(tmp_path / "cache")
+    truncate_a_shard(tmp_path / "cache")
+    refused = []
+    for _ in range(2):
+        with pytest.raises(CacheError, match="The cache is not what was captured") as caught:
+            CacheWriter(tmp_path / "cache", make_plan()).__enter__()
+        refused.append(caught)  # with all that its traceback holds on to
+
+
+def test_what_is_written_is_durable_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cache, done = tmp_path / "new" / "cache", []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink().relative_to(tmp_path)
+        done.append((str(path), 0 if stat.S_ISDIR(status.st_mode) else status.st_size))
+        fsync(descriptor)
+
+    def noted_replace(old: Path, new: Path) -> None:
+        done.append((str(new.relative_to(tmp_path)), -1))
+        replace(old, new)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    with CacheWriter(cache, make_plan()) as writer:
+        # Each new folder is a name in the one above it.
+        assert done[:3] == [("new/cache", 0), ("new", 0), (".", 0)]
+        assert all(path.startswith("new/cache/") or path == "new/cache" for path, _ in done[3:])
+        done.clear()
+        shard = writer.write(0, rows_of(writer, 0))
+
+    name = f"new/cache/{SHARDS}/shard-00000.parquet"
+    size = (cache / SHARDS / "shard-00000.parquet").stat().st_size
+    line = f"{shard.sha256}  shards/shard-00000.parquet\n"
+    assert done == [
+        (f"{name}.partial", size),
+        (f"new/cache/{HASHES}", len(line)),
+        (name, -1),
+        (f"new/cache/{SHARDS}", 0),
+    ]
+    assert (cache / HASHES).read_text() == line
+
+
+@pytest.mark.parametrize("step", ["open", "fsync"])
+def test_a_full_disk_is_told_and_leaves_nothing_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+):
+    def full(*arguments: object, **options: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cache = tmp_path / "cache"
+    with CacheWriter(cache, make_plan()) as writer:
+        rows = rows_of(writer, 0)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, step, full)
+            with pytest.raises(CacheError, match=r"There is no room for .*cache: No space left on device\."):
+                writer.write(0, rows)
+        assert list((cache / SHARDS).iterdir()) == []
+        assert writer.missing == [0, 1, 2]
+        assert writer.write(0, rows).rows == 8
+        assert writer.missing == [1, 2]
+
+
+def test_another_fault_of_the_disk_is_told_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        rows = rows_of(writer, 0)
+        monkeypatch.setattr(os, "fsync", broken)
+        with pytest.raises(OSError, match="Input/output error"):
+            writer.write(0, rows)
+        assert list((tmp_path / "cache" / SHARDS).iterdir()) == []
+
+
+def test_a_finished_cache_is_published_as_it_is(tmp_path: Path):
+    manifest = write_cache(tmp_path / "cache")
+    before = identity(tmp_path / "cache" / MANIFEST)
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        assert writer.publish(Prefix(text="", token_ids=[]), make_provenance(8), "other", None) == manifest
+    assert identity(tmp_path / "cache" / MANIFEST) == before
+
+
+def test_splits_are_counted_over_shards_that_lack_one(tmp_path: Path):
+    # make_row: rows 0 and 3 are in the forget set.
+    assert write_cache(tmp_path / "four", rows=4, shard_rows=1).splits == {"forget": 2, "retain": 2}
+
+    with CacheWriter(tmp_path / "two", Plan(fingerprint=make_fingerprint(), rows=2, shard_rows=2)) as writer:
+        writer.write(0, [make_row(index, writer.plan.fingerprint) for index in (1, 2)])
+        manifest = writer.publish(Prefix(text="", token_ids=[]), make_provenance(2), None, None)
+    assert manifest.splits == {"retain": 2}
+
+
+def test_plan_and_shards_of_an_unfinished_capture_stay_whoever_looks(tmp_path: Path):
+    cache = tmp_path / "cache"
+    begin(cache, shards=2)
+    before = identity(cache / PLAN)
+    with open(cache / HASHES, "ab") as file:
+        file.write(b"\xff\xfe torn")
+    for _ in range(2):
+        with CacheWriter(cache, make_plan()) as writer:
+            assert writer.missing == [2]
+    assert identity(cache / PLAN) == before
+
+
+def test_a_shard_without_its_noted_hash_is_removed_and_captured_again(tmp_path: Path):
+    cache = tmp_path / "cache"
+    begin(cache, shards=2)
+    replace_a_shard_by_sound_rows_that_were_never_captured(cache)
+    assert list(whole_shards(cache, make_plan())) == [1]
+    with CacheWriter(cache, make_plan()) as writer:
+        assert writer.missing == [0, 2]
+        assert [path.name for path in (cache / SHARDS).iterdir()] == ["shard-00001.parquet"]
+
+    (cache / HASHES).unlink()
+    assert whole_shards(cache, make_plan()) == {}
+
+
+def test_whole_shards_are_those_that_a_writer_would_keep(tmp_path: Path):
+    cache, plan = tmp_path / "cache", make_plan()
+    assert whole_shards(cache, plan) == {}
+    assert not cache.exists()
+    begin(cache, shards=2)
+    begun = whole_shards(cache, plan)
+    manifest = write_cache(cache)
+
+    assert begun == dict(enumerate(manifest.shards[:2]))
+    assert whole_shards(cache, plan) == dict(enumerate(LogitCache(cache).manifest.shards))
+    with pytest.raises(CacheMismatch):
+        whole_shards(cache, make_plan(top_k=5))
+    truncate_a_shard(cache)
+    with pytest.raises(CacheError, match="The cache is not what was captured"):
+        whole_shards(cache, plan)

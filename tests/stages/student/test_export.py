@@ -2,17 +2,16 @@
 
 import json
 import os
-import resource
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_files import files_up_to
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Gemma3Config
 
-from stages.errors import ModelError, TrainingError
+from stages.errors import ModelError, OutputUnwritable, TrainingError
 from stages.files import TEMPORARY_SUFFIX
 from stages.language_model.checkpoint import check_model
 from stages.language_model.folder import end_of_turn_ids, load_tokenizer
@@ -213,7 +212,7 @@ def test_a_disk_without_room_for_the_weights_is_refused(
 def test_a_run_that_cannot_be_written_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
-    with pytest.raises(TrainingError, match="The trained model could not be written"):
+    with pytest.raises(OutputUnwritable, match="file/run cannot be made"):
         check_export(tiny_model, tmp_path / "file/run", dtype="float32")
 
 
@@ -270,14 +269,19 @@ def test_a_process_that_fails_fails_the_launch(tmp_path: Path) -> None:
     assert launch(["no-such-command"], 2, stop_file=tmp_path / "stop") != 0
 
 
-def test_a_disk_that_fills_up_in_the_export_is_one_message(tiny_model: Path, tmp_path: Path) -> None:
-    most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most[1]))
-    try:
-        with pytest.raises(TrainingError, match=r"could not be written to .*File too large"):
-            export(tiny_model, tmp_path / "model")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
-        signal.signal(signal.SIGXFSZ, before)
-    assert not (tmp_path / "model").exists()
+def test_a_disk_that_fills_up_in_the_export_is_one_message_and_takes_no_room(tiny_model: Path, tmp_path: Path) -> None:
+    with (
+        files_up_to(100_000),
+        pytest.raises(TrainingError, match=r"could not be written to .*File too large"),
+    ):
+        export(tiny_model, tmp_path / "model")
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_before_the_training_is_not_the_models_fault(tiny_model: Path, tmp_path: Path) -> None:
+    with files_up_to(100), pytest.raises(TrainingError, match="File too large") as refused:
+        check_export(tiny_model, tmp_path / "run", dtype="float32")
+
+    assert refused.value.next_step == "Make room, or name another folder with --out (make: RUN=…)."
+    assert list(tmp_path.iterdir()) == []

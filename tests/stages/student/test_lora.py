@@ -12,6 +12,7 @@ import torch
 from conftest import ROOT, make_fingerprint, make_row
 from plain_training import train
 from safetensors.torch import load_file
+from small_files import files_up_to
 from transformers import AutoModelForCausalLM
 from workspace import Workspace, make_workspace
 
@@ -19,7 +20,7 @@ from pipeline.settings import load_settings
 from stages.errors import TrainingError
 from stages.language_model.folder import hash_weights
 from stages.student.batches import Batch, collate
-from stages.student.lora import add_adapters
+from stages.student.lora import add_adapters, export_adapter
 from stages.student.objective import student_logits, topk_huber
 from stages.student.settings import StudentSettings
 
@@ -63,6 +64,16 @@ def test_only_the_supervised_positions_reach_the_head(tiny_model: Path) -> None:
 
     assert batch.input_BL.shape[1] > 3
     assert seen == [(4, 3, 64)]
+
+
+def test_an_adapter_without_room_is_one_message_and_takes_none(tiny_model: Path, tmp_path: Path) -> None:
+    network = wrapped(tiny_model)
+    weights = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
+
+    with files_up_to(1000), pytest.raises(TrainingError, match=r"could not be written to .*File too large"):
+        export_adapter(network, weights, tmp_path / "adapter", base="owner/small", card="# Card")
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_targets_narrow_where_adapters_go(tiny_model: Path) -> None:
