@@ -10,7 +10,7 @@ import pytest
 from conftest import make_fingerprint, make_row
 
 from stages.errors import CacheError
-from stages.logit_cache.checks import candidates_hold, check_rows, check_size
+from stages.logit_cache.checks import candidates_hold, check_example_ids, check_names, check_rows, check_size
 from stages.logit_cache.footer import Chunk, RowGroup
 from stages.logit_cache.rows import Row, row_schema, rows_to_table
 
@@ -108,7 +108,10 @@ FAULTS: dict[str, tuple[Callable[[Row], Row], str]] = {
     ),
     "a split of its own": (lambda row: replace(row, split="holdout"), "its split is none of forget, retain"),
     "a split in capitals": (lambda row: replace(row, split="Forget"), "its split is none of"),
-    "an example_id that is no hash": (lambda row: replace(row, example_id="7"), "not 32 hex digits"),
+    "an example_id that is no hash": (
+        lambda row: replace(row, example_id="7"),
+        ": its example_id is not 32 hex digits.",
+    ),
     "an example_id in capitals": (lambda row: replace(row, example_id="A" * 32), "not 32 hex digits"),
     "an example_id with a line break": (lambda row: replace(row, example_id="a" * 32 + "\n"), "not 32 hex digits"),
     "an example_id that is too long": (lambda row: replace(row, example_id="a" * 33), "not 32 hex digits"),
@@ -300,7 +303,8 @@ def test_a_row_group_may_be_as_large_as_its_rows_can_be(changes: dict[str, dict[
     ("changes", "message"),
     [
         ({"topk_logits": {"packed_bytes": 2**28 + 1}}, "of topk_logits in 268,435,457 bytes"),
-        ({"student_input_ids": {"values": 1}}, "values of response_ids or student_input_ids"),
+        ({"student_input_ids": {"values": 1}}, r"values of response_ids or student_input_ids\."),
+        ({"split": {"values": 1}, "topk_logits": {"values": 16}}, r"values of split\."),
         ({"student_input_ids": {"values": 2**24 + 1}}, "16,777,217 values of student_input_ids"),
         ({"student_input_ids": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
         ({"query": {"unpacked_bytes": 2**28 + 1}}, "in 268,435,457 bytes"),
@@ -351,10 +355,12 @@ def test_logits_at_the_bound_pass():
     [
         (1, [6, 5, 4, 3], True),
         (2, [6, 5, 4, 3], False),  # a candidate, but not the greatest
+        (4, [6, 5, 4, 3], False),  # nor the least
         (9, [6, 5, 4, 3], False),  # no candidate
         (2, [6, 6, 4, 3], True),  # a tie for the greatest
         (3, [6, 6, 4, 3], False),
         (9, [6, 6, 6, 3], False),
+        (9, [6, 5, 5, 5], False),
         (9, [6, 6, 6, 6], True),  # all tie, so that a fifth may, too
     ],
 )
@@ -390,3 +396,29 @@ def test_many_candidates_that_are_not_sorted_are_refused():
     rows[FAULTY].topk_logits[2, [63, 64]] = rows[FAULTY].topk_logits[2, [64, 63]]
     with pytest.raises(CacheError, match=f"row {FAULTY} .*not sorted by logit"):
         check_rows(rows_to_table(rows, 65), WIDE, "here")
+
+
+def test_a_query_may_be_one_token_and_its_answer_one_position():
+    row = make_row(0, FINGERPRINT)
+    row = replace(row, student_input_ids=np.array([7], dtype=np.int32), student_positions=np.array([0], dtype=np.int32))
+    check_rows(rows_to_table([row], 4), FINGERPRINT, "here")
+
+
+def test_an_example_id_is_held_to_the_query_where_its_text_was_not_left_out():
+    rows = sound_rows()
+    rows[1] = replace(rows[1], example_id="0" * 32, query="")
+    check_example_ids(rows_to_table(rows, 4), "here")
+    rows[FAULTY] = replace(rows[FAULTY], example_id="0" * 32)
+    with pytest.raises(
+        CacheError, match=r"^here, row 2 \(example 0{32}\): its example_id is not the hash of its query\."
+    ):
+        check_example_ids(rows_to_table(rows, 4), "here")
+
+
+def test_a_column_alone_is_checked_and_its_row_named_without_its_example():
+    rows = sound_rows()
+    rows[FAULTY] = replace(rows[FAULTY], split="holdout")
+    table = rows_to_table(rows, 4)
+    check_names(table.select(["example_id", "query"]), "here")
+    with pytest.raises(CacheError, match=r"^here, row 2: its split is none of forget, retain\."):
+        check_names(table.select(["split"]), "here")

@@ -168,3 +168,17 @@ def test_cache_id_depends_on_the_fingerprint_and_on_every_shard_and_their_order(
         cache_id(make_fingerprint(top_k=5), shards),
     }
     assert len(ids) == 4
+
+
+def test_stop_ids_are_ten_thousand_at_most_and_whatever_is_told_of_them_is_short():
+    def read(count: int) -> Fingerprint:
+        fields = make_fingerprint().model_dump(mode="json") | {"stop_ids": list(range(count))}
+        return Fingerprint.model_validate_json(json.dumps(fields))
+
+    longest = read(10_000)
+    assert len(longest.stop_ids or ()) == 10_000
+    with pytest.raises(ValidationError, match=r"10,001 of them, at most 10,000 are read"):
+        read(10_001)
+    # 200 letters of "(0, 1, 2, …".
+    (line,) = make_fingerprint().differences(longest)
+    assert line == f"stop_ids: (2,) → {str(tuple(range(100)))[:200]}"

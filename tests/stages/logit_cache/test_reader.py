@@ -1,6 +1,7 @@
 """A cache is read exactly as written, or not at all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,16 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import assert_same_row, make_fingerprint, make_row, write_cache
+from hostile import put_table
 
 from stages.errors import CacheError
 from stages.logit_cache import reader, shard_files
 from stages.logit_cache.fingerprint import Fingerprint, cache_id
-from stages.logit_cache.manifest import MANIFEST, SHARDS
-from stages.logit_cache.reader import LogitCache
+from stages.logit_cache.manifest import MANIFEST, SHARDS, Manifest, Shard, read_manifest
+from stages.logit_cache.pinned_file import Pin
+from stages.logit_cache.reader import Examples, LogitCache, check_file, check_shard
+from stages.logit_cache.rows import rows_to_table
+from stages.logit_cache.shard_reader import ShardReader
 
 # Two positions of four candidates a row, so with 512 candidates a group shards of 150 rows hold groups of 64, 64 and 22
 # rows; the last shard is one group of 50.
@@ -128,7 +133,7 @@ def test_so_many_shards_are_open_at_once_and_no_more(tmp_path: Path, monkeypatch
 
 @pytest.mark.parametrize("index", [-1, ROWS])
 def test_a_row_outside_the_cache_is_an_index_error(frozen: Path, index: int):
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match=f"row {index} of 200"):
         LogitCache(frozen).row(index)
 
 
@@ -141,6 +146,27 @@ def test_outline_gives_every_rows_split_and_tokens(frozen: Path):
     assert len(set(tokens.tolist())) > 1
 
 
+def test_so_many_shards_stay_open_and_the_one_used_last_among_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_cache(tmp_path / "cache", rows=6, shard_rows=2)
+    monkeypatch.setattr(reader, "KEPT_FILES", 2)
+    monkeypatch.setattr(reader, "KEPT_ROW_GROUPS", 1)
+    opened, open_shard, names = LogitCache(tmp_path / "cache"), reader.open_shard, []
+
+    def noted(cache: Path, manifest: Manifest, shard: Shard, pin: Pin) -> ShardReader:
+        names.append(int(shard.name[6:11]))
+        return open_shard(cache, manifest, shard, pin)
+
+    monkeypatch.setattr(reader, "open_shard", noted)
+    # Shards 0, 1, 0, 2, 0, 1: the third lets 1 go, which is opened again at the end.
+    for row in (0, 2, 1, 4, 0, 3):
+        assert_same_row(opened.row(row), make_row(row, make_fingerprint()))
+    assert names == [0, 1, 2, 1]
+
+
+def test_frame_gives_the_names_of_all_rows_if_no_columns_are_chosen(frozen: Path):
+    assert LogitCache(frozen).frame().columns == ["example_id", "split", "query"]
+
+
 def test_frame_gives_the_chosen_columns_in_row_order(frozen: Path):
     frame = LogitCache(frozen).frame(["query", "split"])
     assert frame.columns == ["query", "split"]
@@ -151,6 +177,13 @@ def test_frame_gives_the_chosen_columns_in_row_order(frozen: Path):
 def test_counts_per_split_are_those_of_the_rows(frozen: Path):
     opened = LogitCache(frozen)
     assert (opened.count("forget"), opened.count("retain")) == (67, 133)
+
+
+def test_of_a_split_that_a_cache_lacks_there_are_no_rows(tmp_path: Path):
+    # make_row: row 0 is in the forget set.
+    write_cache(tmp_path / "cache", rows=1)
+    opened = LogitCache(tmp_path / "cache")
+    assert (opened.count("forget"), opened.count("retain")) == (1, 0)
 
 
 def test_a_cache_in_a_moved_folder_is_the_same_cache(cache: Path):
@@ -198,6 +231,12 @@ def test_a_missing_shard_is_refused(cache: Path):
         LogitCache(cache)
 
 
+def test_a_missing_folder_of_shards_is_refused(cache: Path):
+    (cache / SHARDS).rename(cache.parent / "elsewhere")
+    with pytest.raises(CacheError, match=r"shard-00000.parquet is missing"):
+        LogitCache(cache)
+
+
 def test_a_shard_that_is_a_link_is_not_followed(cache: Path):
     path = shard_path(cache, 1)
     path.rename(cache.parent / "elsewhere.parquet")
@@ -208,6 +247,7 @@ def test_a_shard_that_is_a_link_is_not_followed(cache: Path):
 
 def test_a_folder_of_shards_that_is_a_link_is_not_followed(cache: Path):
     (cache / SHARDS).rename(cache.parent / "elsewhere")
+    (cache.parent / "elsewhere" / "a name that is not told").touch()
     (cache / SHARDS).symlink_to(cache.parent / "elsewhere")
     with pytest.raises(CacheError, match="not a plain file"):
         LogitCache(cache)
@@ -306,3 +346,44 @@ def test_an_example_in_two_shards_is_refused_even_if_the_manifest_vouches_for_it
         CacheError, match=f"row 0: example {make_row(0, make_fingerprint()).example_id} stands there more"
     ):
         opened.check_every_row()
+
+
+def test_a_shards_file_alone_is_held_to_the_manifest(cache: Path):
+    shard = read_manifest(cache).shards[1]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    check_file(cache, shard)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    overwrite(shard_path(cache, 1), shard_path(cache, 1).read_bytes()[:-1] + b"X")
+    with pytest.raises(CacheError, match=r"shard-00001\.parquet has another SHA-256 than the manifest says"):
+        check_file(cache, shard)
+
+
+def test_shard_by_shard_examples_and_splits_are_counted(cache: Path):
+    manifest, examples, splits = read_manifest(cache), Examples(), dict[str, int]()
+    for shard in manifest.shards:
+        check_shard(cache, manifest, shard, examples, splits)
+    examples.refuse_repeated(cache)
+    # Rows 0, 3, … 18.
+    assert splits == {"forget": 7, "retain": 13}
+
+    check_shard(cache, manifest, manifest.shards[2], examples, splits)
+    assert splits == {"forget": 8, "retain": 16}
+    with pytest.raises(CacheError) as caught:
+        examples.refuse_repeated(cache)
+    # Rows 16 to 19 came twice.
+    example = make_row(16, make_fingerprint()).example_id
+    assert caught.value.found == f"{cache}, row 16: example {example} stands there more than once."
+
+
+def test_a_shard_is_checked_for_its_mean_and_its_example_ids(cache: Path):
+    manifest = read_manifest(cache)
+    other = manifest.shards[1].model_copy(update={"logit_mean": manifest.shards[1].logit_mean + 0.001})
+    with pytest.raises(CacheError, match=r"shard-00001\.parquet has other extremes or another mean than the manifest"):
+        check_shard(cache, manifest, other, Examples(), {})
+
+    rows = [make_row(index, make_fingerprint()) for index in range(8, 16)]
+    rows[3] = replace(rows[3], example_id="0" * 32)
+    put_table(cache, rows_to_table(rows, 4))
+    manifest = read_manifest(cache)
+    with pytest.raises(CacheError, match=r"^shard-00001\.parquet, row group 0, row 3 .*not the hash of its query"):
+        check_shard(cache, manifest, manifest.shards[1], Examples(), {})

@@ -170,7 +170,7 @@ def with_row(cache: Path, change: Callable[[Row], Row]) -> None:
 
 def test_an_example_id_that_is_no_hash_of_its_query_is_refused_before_training(cache: Path) -> None:
     with_row(cache, lambda row: replace(row, example_id="0" * 32))
-    with pytest.raises(CacheError, match=r"row 3 .*not the hash of its query"):
+    with pytest.raises(CacheError, match=r"cache, row group 1, row 3 .*not the hash of its query"):
         LogitCache(cache).check_every_row()
     assert any("not the hash of its query" in fault.message for fault in verify(cache).faults)
 

@@ -3,8 +3,10 @@
 Real model, real engine, real Parquet. The reference is a plain forward pass, one prompt at a time.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -344,3 +346,155 @@ def test_an_error_of_the_writer_stops_the_capture_with_its_own_message(
         assert writer.missing == [1, 2]
         capture(make_engine(tiny_model), prompts, writer)
         assert publish(writer).cache_id == cache.manifest.cache_id
+
+
+class LateFault(TransformersEngine):
+    """The real engine, which fails in this way when it is asked for more than the probes ask for."""
+
+    def fail(self, prompts: list[list[int]], advance: Callable[[int], None]) -> None:
+        """To be replaced."""
+
+    def continue_greedily(self, prompts: list[list[int]], **options: Any) -> list[Continuation]:
+        if options["max_tokens"] == POSITIONS:
+            self.fail(prompts, options["advance"])
+        return super().continue_greedily(prompts, **options)
+
+
+def test_what_was_counted_before_memory_ran_out_is_taken_back(tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    engine = LateFault(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=8))
+
+    def fail(asked: list[list[int]], advance: Callable[[int], None]) -> None:
+        if engine.batch_rows > 4:
+            advance(2)
+            raise EngineOutOfMemory("too many")
+
+    engine.fail = fail  # type: ignore[method-assign]
+    counted: list[int] = []
+    told: list[str] = []
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer:
+        capture(engine, prompts, writer, advance=counted.append, tell=told.append)
+    assert counted[:2] == [2, -2]
+    assert sum(counted) == 12
+    assert told == ["Out of memory: asking again with 4 prompts in flight (model.batch_rows)."]
+
+
+@pytest.mark.parametrize("at_once", [1, 5])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("the driver is gone\nand more"), "the driver is gone"),
+        (RuntimeError(), "RuntimeError"),
+        (ValueError("a" * 300), "a" * 200),
+    ],
+)
+def test_an_engine_that_fails_over_no_prompt_alone_or_over_each_blames_none(
+    at_once: int, error: Exception, words: str, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine = make_engine(tiny_model)
+
+    def fail(asked: list[list[int]], advance: Callable[[int], None]) -> None:
+        if len(asked) >= at_once:
+            raise error
+
+    engine = LateFault(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+    engine.fail = fail  # type: ignore[method-assign]
+    with CacheWriter(tmp_path / "cache", make_plan()) as writer, pytest.raises(EngineError) as caught:
+        capture(engine, prompts, writer)
+    assert caught.value.found == (
+        f"transformers {engine.version} failed between the queries 'What is the capital of France?' and "
+        f"'What is the capital of Kenya?', over none of them alone: {words}"
+    )
+
+
+@pytest.mark.parametrize("poisoned", [{0, 1}, {0, 4}, {0, 2, 4}, {0, 1, 3}, {0, 1, 2}])
+def test_of_several_poisonous_rows_the_first_is_named(
+    poisoned: set[int], tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine, poison = LateFault(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3)), []
+    poison = [prompts[place].teacher_ids for place in poisoned]
+
+    def fail(asked: list[list[int]], advance: Callable[[int], None]) -> None:
+        if any(ids in poison for ids in asked):
+            raise ValueError("poison")
+
+    engine.fail = fail  # type: ignore[method-assign]
+    with (
+        CacheWriter(tmp_path / "cache", make_plan()) as writer,
+        pytest.raises(EngineError, match=f"fails over example {prompts[0].example_id}: .*France.*: poison"),
+    ):
+        capture(engine, prompts, writer)
+
+
+def test_an_only_row_is_named(tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    def fail(asked: list[list[int]], advance: Callable[[int], None]) -> None:
+        raise ValueError("poison")
+
+    engine = LateFault(EngineOptions(tiny_model, "float32", 1024, ()))
+    engine.fail = fail  # type: ignore[method-assign]
+    plan = make_plan().model_copy(update={"rows": 1})
+    with CacheWriter(tmp_path / "cache", plan) as writer, pytest.raises(EngineError, match="fails over example"):
+        capture(engine, prompts[:1], writer)
+
+
+class OneShifted(TransformersEngine):
+    """One that adds this to the logits of one prompt, whenever it stands in a batch."""
+
+    prompt: list[int]
+    added = 1.0
+
+    def continue_greedily(self, prompts: list[list[int]], **options: Any) -> list[Continuation]:
+        said = super().continue_greedily(prompts, **options)
+        for prompt, one in zip(prompts, said, strict=True):
+            if prompt == self.prompt and options["max_tokens"] < POSITIONS:
+                one.topk_logits[:] += self.added
+        return said
+
+
+@pytest.mark.parametrize("added", [1.0, np.nan])
+@pytest.mark.parametrize(("place", "probed"), [(0, True), (1, False), (-2, False), (-1, True)])
+def test_the_shortest_and_the_longest_prompt_are_compared(
+    place: int, probed: bool, added: float, tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    by_length = [replace(prompts[-1], teacher_ids=prompts[-1].teacher_ids + [7] * more) for more in range(1, 5)]
+    engine = OneShifted(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+    engine.prompt, engine.added = by_length[place].teacher_ids, added
+    # The first that is asked is neither.
+    asked = [by_length[2], by_length[0], by_length[3], by_length[1]]
+    if place == -2:
+        asked = [by_length[1], by_length[0], by_length[3], by_length[2]]
+    plan = make_plan().model_copy(update={"rows": 4})
+    with CacheWriter(tmp_path / "cache", plan) as writer:
+        if probed:
+            with pytest.raises(
+                EngineError, match="other logits in a batch" if added == 1 else "not finite for example"
+            ):
+                capture(engine, asked, writer)
+        else:
+            capture(engine, asked, writer)
+
+
+def test_the_first_prompt_is_compared_too(tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    by_length = [replace(prompts[-1], teacher_ids=prompts[-1].teacher_ids + [7] * more) for more in range(1, 4)]
+    engine = OneShifted(EngineOptions(tiny_model, "float32", 1024, (), batch_rows=3))
+    engine.prompt = by_length[1].teacher_ids
+    plan = make_plan().model_copy(update={"rows": 3})
+    with CacheWriter(tmp_path / "cache", plan) as writer:
+        with pytest.raises(EngineError, match="other logits in a batch"):
+            capture(engine, [by_length[1], by_length[0], by_length[2]], writer)
+        capture(engine, [by_length[0], by_length[1], by_length[2]], writer)
+
+
+class NanEngine(TransformersEngine):
+    def whole_vocabulary(self, prompt: list[int]) -> np.ndarray:
+        logits_V = super().whole_vocabulary(prompt)
+        logits_V[3] = np.nan
+        return logits_V
+
+
+def test_an_engine_that_gives_nan_is_refused_before_any_row(tiny_model: Path, prompts: list[Prompt], tmp_path: Path):
+    engine = NanEngine(EngineOptions(tiny_model, "float32", 1024, ()))
+    with (
+        CacheWriter(tmp_path / "cache", make_plan()) as writer,
+        pytest.raises(EngineError, match=f"not finite for example {prompts[0].example_id}"),
+    ):
+        capture(engine, prompts, writer)
