@@ -42,7 +42,8 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     format: Literal["duet-cache-signature"] = "duet-cache-signature"
-    format_version: Literal[1] = 1
+    # Not Literal[1]: to that, true and 1.0 are equal.
+    format_version: int = Field(1, ge=1, le=1)
     signatures: list[_Entry] = Field(min_length=1, max_length=MOST_SIGNATURES)
 
 
@@ -74,11 +75,11 @@ def sign(cache: Path, manifest: Manifest, key: Ed25519PrivateKey) -> PublicKey:
     others = [each for each in read_signatures(cache) if each.key.line != own.key.line]
     try:
         write_signatures(cache, [*others, own])
-    except PermissionError as error:
+    except OSError as error:
         raise OutputUnwritable(
             f"{cache} cannot be written ({error.strerror}).",
             "The signature was to lie beside its manifest, so nothing was signed.",
-            "Sign a copy:  duet cache pull URL CACHE",
+            "Make room there, or sign a copy:  duet cache pull URL CACHE",
         ) from error
     return own.key
 

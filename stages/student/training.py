@@ -31,6 +31,8 @@ from stages.student.stopping import RisingLoss, StopRequest, has_stalled
 ABSURD_DISTANCE = 1000.0
 # Nor is one that has become so many times as bad as the base, where that is no small matter.
 ABSURD_FACTOR, NOTABLE_DISTANCE = 100.0, 10.0
+# A last loss so many times the first is no accident of which rows were in the batches.
+WORSE_FACTOR = 2.0
 
 
 class StudentTrainer:
@@ -124,6 +126,11 @@ class StudentTrainer:
                         f"A checkpoint of it is in {run}." if self._checkpoints else "There is no checkpoint.",
                         "Give the same command again: it goes on from there.",
                     )
+        if self.rank == 0 and own and history[-1].loss > WORSE_FACTOR * history[0].loss:
+            warn(
+                f"Warning: The loss ended at {history[-1].loss:.4g}, and was {history[0].loss:.4g} at the first step: the model "
+                f"has not learnt what it was taught. Most often learning_rate is too high under [{self.settings.section}]."
+            )
         return history
 
     def consolidated_weights(self) -> dict[str, torch.Tensor]:

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import resource
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import write_cache
 
-from stages.errors import CacheError
+from stages.errors import CacheError, OutputUnwritable
 from stages.logit_cache.keys import KeyFileError, private_key, public_half, public_key, trusted_keys
 from stages.logit_cache.manifest import MANIFEST, SIGNATURE, Manifest, read_manifest
 from stages.logit_cache.reader import LogitCache
@@ -187,6 +189,10 @@ def damaged(raw: dict[str, object]) -> dict[str, bytes]:
         "more than": b" " * (LARGEST_SIGNATURE_BYTES + 1),
         "malformed": b"[]",
         "format version 2": json.dumps({**raw, "format_version": 2}).encode(),
+        "at format_version": json.dumps({**raw, "format_version": True}).encode(),
+        "at format_version: ": json.dumps({**raw, "format_version": 1.0}).encode(),
+        "stands twice": b'{"format_version": 7,' + json.dumps(raw).encode()[1:],
+        "is not JSON \\(": json.dumps(raw).encode("utf-16"),
         "has 63 bytes": file(signature=base64.b64encode(value[:63]).decode()),
         "not Base64": file(signature="=" * 88),
         "not the one of its fingerprint": file(key="SHA256:" + "A" * 43),
@@ -265,3 +271,18 @@ def test_a_key_under_which_anybody_can_sign_is_refused(y: int, sign_bit: int) ->
 
     with pytest.raises(ValueError, match=r"anybody can sign|damaged"):
         public_key(f"ssh-ed25519 {base64.b64encode(blob).decode()}")
+
+
+def test_a_full_disk_signs_nothing_and_leaves_nothing(cache: Path, ssh_key: Key) -> None:
+    key, before = private_key(ssh_key("alice"), no_passphrase), sorted(cache.iterdir())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OutputUnwritable, match="File too large"):
+            sign(cache, read_manifest(cache), key)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+    assert sorted(cache.iterdir()) == before

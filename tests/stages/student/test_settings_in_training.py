@@ -193,3 +193,17 @@ def test_a_validation_loss_that_is_no_number_stops_the_training(
 
     with pytest.raises(TrainingError, match="validation loss after step 0 is nan, over 2 held-out rows"):
         trainer._validate(0)
+
+
+@pytest.mark.parametrize(("rate", "warns"), [(1.0, True), (1e-3, False)])
+def test_a_training_that_ends_far_worse_than_it_began_says_so(
+    captured: Workspace, tmp_path: Path, rate: float, warns: bool
+) -> None:
+    settings = StudentSettings(**PLAIN | {"learning_rate": rate})
+    trainer = StudentTrainer(captured.model, Distillation(LogitCache(captured.cache), settings), settings)
+    said: list[str] = []
+
+    history = trainer.train(tmp_path, warn=said.append)
+
+    assert (history[-1].loss > 2 * history[0].loss) == warns
+    assert [text.startswith("Warning: The loss ended at ") for text in said] == [True] * warns
