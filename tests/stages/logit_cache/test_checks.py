@@ -424,3 +424,21 @@ def test_a_column_alone_is_checked_and_its_row_named_without_its_example():
         check_names(table, "here")
     with pytest.raises(CacheError, match=r"^here, row 2: its split is none of forget, retain\."):
         check_names(table.select(["split"]), "here")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_id("topk_ids", 100), "outside the vocabulary"),
+        (with_logit(0, 0, 10_001.0), "a logit lies beyond"),
+        (with_candidates([7, 2, 3, 7], [6, 5, 4.5, 4]), "a candidate stands twice"),
+    ],
+)
+def test_a_sound_row_at_every_bound_is_not_named_in_the_place_of_a_faulty_one(
+    change: Callable[[Row], Row], message: str
+):
+    rows = sound_rows()
+    rows[0] = with_candidates([0, 3, 99, 4], [10_000, 5, 5, -10_000])(rows[0])
+    rows[FAULTY] = change(rows[FAULTY])
+    with pytest.raises(CacheError, match=f"^here, row {FAULTY} .*{message}"):
+        check_rows(rows_to_table(rows, 4), FINGERPRINT, "here")
