@@ -564,3 +564,15 @@ def test_marks_that_the_tokenizer_drops_do_not_make_a_word_unread(tokenizer: Pre
     assert Prompter(tokenizer, "plain").bare_ids("e\u0301\u0302\u0303") == tokenizer.encode(
         "e", add_special_tokens=False
     )
+
+
+def test_a_thought_that_the_prompt_opens_with_a_special_token_is_no_answer(tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    tokenizer.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|><think>{% endif %}"
+    )
+    prompter = Prompter(tokenizer, "chat", thinking=True)
+    ids = tokenizer.encode("It may be", add_special_tokens=False)
+
+    assert prompter.split(ids, prompt_ids=prompter.ids("Why?", may_think=True)) == ("It may be", "")

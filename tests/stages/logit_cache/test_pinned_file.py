@@ -289,6 +289,8 @@ def test_a_file_of_another_size_than_promised_is_given_back_unread(blocks: Path,
 def test_what_cannot_be_opened_or_read_is_a_cache_error(path: Path, message: str) -> None:
     with pytest.raises(CacheError, match=message):
         PinnedFile(path)
+    # What never was opened can be closed all the same, as Python does once nobody holds it.
+    PinnedFile.__new__(PinnedFile).close()
 
 
 def test_what_can_no_longer_be_read_is_a_cache_error() -> None:
