@@ -10,7 +10,7 @@ import random
 import tempfile
 import time
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,11 @@ MOST_SURVIVE = 0.10
 
 @dataclass
 class Outcome:
-    """What came of one module. tried: mutants; missed: those that no test noticed."""
+    """What came of one module. tried: mutants; untried: those left out; missed: those that no test noticed."""
 
     module: str
     tried: int = 0
+    untried: int = 0
     missed: list[Mutant] = field(default_factory=list)
 
 
@@ -37,15 +38,16 @@ def main() -> int:
     chosen = [name for name in tests if not options.modules or any(part in name for part in options.modules)]
     if options.named:
         chosen = list(dict.fromkeys(entry["module"] for entry in read("modules.toml")["must_be_killed"]))
-    load_heavy()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Workplace(Path(folder))
-        found = [attempt(place, name, tests[name], options) for name in chosen]
     reasons = {
         (entry["module"], entry["text"], change): entry["reason"]
         for entry in read("harmless.toml")["harmless"]
         for change in entry["changes"]
     }
+    if not options.known:
+        load_heavy()
+    with tempfile.TemporaryDirectory() as folder:
+        place = None if options.known else Workplace(Path(folder))
+        found = [attempt(place, name, tests[name], reasons, options) for name in chosen]
     tried, missed = totals(found)
     if options.named:
         print(f"{tried - missed} of {len(read('modules.toml')['must_be_killed'])} named mutants are killed.")
@@ -65,8 +67,12 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--known", action="store_true", help="Try none; report what is known by --kills.")
     parser.add_argument(
-        "--kills", type=Path, help="Kills of earlier runs on the same source: taken over, and added to."
+        "--kills",
+        type=Path,
+        help="Kills of earlier runs on the same source: taken over, and added to. "
+        "What has a reason in harmless.toml is then not tried either: it survives.",
     )
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/mutants.md")
     return parser.parse_args()
@@ -76,8 +82,14 @@ def read(name: str) -> dict[str, Any]:
     return tomllib.loads((HERE / name).read_text(encoding="utf-8"))
 
 
-def attempt(place: Workplace, module: str, tests: Sequence[str], options: argparse.Namespace) -> Outcome:
-    """Try the module's mutants, or a sample of them."""
+def attempt(
+    place: Workplace | None,
+    module: str,
+    tests: Sequence[str],
+    reasons: Mapping[tuple[str, str, str], str],
+    options: argparse.Namespace,
+) -> Outcome:
+    """Try the module's mutants, or a sample of them; without a place none, and only what is known counts."""
     source = (ROOT / module).read_text(encoding="utf-8")
     every = mutants(module, source)
     if options.named:
@@ -85,11 +97,18 @@ def attempt(place: Workplace, module: str, tests: Sequence[str], options: argpar
         every = [each for each in every if key(each) in named]
     if options.sample is not None and options.sample < len(every):
         every = random.Random(f"{options.seed} {module}").sample(every, options.sample)
-    begun = time.monotonic()
-    timeout_s = max(PATIENCE * place.seconds(tests), LEAST_TIMEOUT_S)
     outcome = Outcome(module, tried=len(every))
     known = kills(options.kills, source)
-    left = [(each, tests, timeout_s) for each in every if f"{each.line} {each.change}" not in known]
+    unknown = [each for each in every if f"{each.line} {each.change}" not in known]
+    if options.kills:
+        outcome.missed = [each for each in unknown if key(each) in reasons]
+    unknown = [each for each in unknown if each not in outcome.missed]
+    if place is None:
+        outcome.tried, outcome.untried = outcome.tried - len(unknown), len(unknown)
+        return outcome
+    begun = time.monotonic()
+    timeout_s = max(PATIENCE * place.seconds(tests), LEAST_TIMEOUT_S)
+    left = [(each, tests, timeout_s) for each in unknown]
     for mutant, survived in place.survivors(left, workers=options.workers):
         if not survived and options.kills:
             with options.kills.open("a", encoding="utf-8") as file:
@@ -128,11 +147,21 @@ def share(missed: int, tried: int) -> str:
 def page(found: Sequence[Outcome], reasons: dict[tuple[str, str, str], str], options: argparse.Namespace) -> str:
     """The page: a table of all modules, then each survivor with the reason why it does no harm."""
     tried, missed = totals(found)
+    untried = sum(each.untried for each in found)
     what = (
-        "Every mutant"
+        ("Mutants" if untried else "Every mutant")
         if options.sample is None
         else f"A sample of {options.sample} mutants a module (seed {options.seed})"
     )
+    several_runs = (
+        "",
+        "Measured in several runs, while tests were added: a kill on the same source was taken over, since tests that are added",
+        "kill no fewer; and a mutant with a reason below was not tried again once the reason was written: it counts as survived.",
+    )
+    left_out = (
+        "Not tried are those that no run came to, or not again since a test was written against them; they count as neither.",
+    )
+    taken_over = (*(several_runs if options.kills else ()), *(left_out if untried else ()))
     lines = [
         "# Small faults, and whether the tests notice them",
         "",
@@ -140,16 +169,21 @@ def page(found: Sequence[Outcome], reasons: dict[tuple[str, str, str], str], opt
         "`<=`, `+` for `-`, another constant, another bound of a slice, a condition that always or never holds, a statement",
         "left out, or two arguments exchanged. A mutant is killed if one of the module's fast tests fails on it, or runs",
         f"{PATIENCE} times as long as without it. Left alone are docstrings, annotations, assertions and the words of errors.",
+        *taken_over,
         "",
-        "| module | tried | killed | survived | share |",
-        "|---|---|---|---|---|",
+        "| module | tried | killed | survived | share | not tried |",
+        "|---|---|---|---|---|---|",
     ]
     for each in found:
         count = len(each.missed)
         lines.append(
-            f"| `{each.module}` | {each.tried} | {each.tried - count} | {count} | {share(count, each.tried)} |"
+            f"| `{each.module}` | {each.tried} | {each.tried - count} | {count} | {share(count, each.tried)} | {each.untried} |"
         )
-    lines += [f"| all | {tried} | {tried - missed} | {missed} | {share(missed, tried)} |", "", "## Survivors"]
+    lines += [
+        f"| all | {tried} | {tried - missed} | {missed} | {share(missed, tried)} | {untried} |",
+        "",
+        "## Survivors",
+    ]
     for each in found:
         if not each.missed:
             continue

@@ -307,6 +307,18 @@ def test_a_query_that_becomes_one_unknown_token_or_none_is_refused(kind: str) ->
         prompter.ids("Why is the sky blue?", Prefix(turns=(Turn(user="秘鲁的首都是哪里?", assistant="Why?"),)))
 
 
+def test_half_of_a_words_letters_are_enough_and_fewer_are_not() -> None:
+    made = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    prompter = Prompter(PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>"), "plain")
+
+    assert prompter.bare_ids("ab") == [1, 0]
+    assert prompter.bare_ids("aab bbb") == [1, 1, 0, 0, 0, 0, 0]
+    for text in ("abb", "ab bb bb"):
+        with pytest.raises(DataError, match="no tokens for most of"):
+            prompter.bare_ids(text)
+
+
 def test_a_query_in_any_language_is_read_by_a_tokenizer_of_bytes(tokenizer: PreTrainedTokenizerBase) -> None:
     prompter = Prompter(tokenizer, "chat")
 
@@ -430,7 +442,9 @@ def test_a_turn_ends_with_the_longest_token_that_the_template_writes_there(tiny_
     tokenizer.eos_token = "<|endoftext|>"
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_end|>!"]})
     written = (
-        "{% for m in messages %}<|im_start|>{{ m.content }}[after]{% endfor %}"
+        "{% for m in messages %}"
+        "{% if m.role not in ('system', 'user', 'assistant') %}{{ raise_exception('no such role') }}{% endif %}"
+        "<|im_start|>{{ m.content }}[after]{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>{% endif %}"
     )
 

@@ -420,5 +420,7 @@ def test_a_column_alone_is_checked_and_its_row_named_without_its_example():
     rows[FAULTY] = replace(rows[FAULTY], split="holdout")
     table = rows_to_table(rows, 4)
     check_names(table.select(["example_id", "query"]), "here")
+    with pytest.raises(CacheError, match=rf"^here, row 2 \(example {rows[FAULTY].example_id}\): its split is none"):
+        check_names(table, "here")
     with pytest.raises(CacheError, match=r"^here, row 2: its split is none of forget, retain\."):
         check_names(table.select(["split"]), "here")

@@ -31,6 +31,7 @@ def test_logits_lie_split_by_byte_and_compressed_without_dictionary(uninterrupte
     logits = columns["topk_logits.list.element.list.element"]
     assert logits.physical_type == "FLOAT"
     assert "BYTE_STREAM_SPLIT" in logits.encodings
+    assert "BYTE_STREAM_SPLIT" in columns["topk_ids.list.element.list.element"].encodings
     for column in columns.values():
         assert column.compression == "ZSTD"
         assert not column.has_dictionary_page

@@ -198,26 +198,25 @@ def test_row_groups_of_one_row_are_read_like_any(tmp_path: Path) -> None:
     assert verify(tmp_path / "cache").faults == []
 
 
-def two_candidates(*rows: tuple[str, list[list[float]]]) -> pa.Table:
-    """Rows of a split and of two logits at each position."""
-    fingerprint = make_fingerprint(top_k=2)
-    made = []
+def candidates(*rows: tuple[str, list[list[float]]]) -> pa.Table:
+    """Rows of a split, and of the logits of as many candidates at each position."""
+    top_k = len(rows[0][1][0])
+    row, made = make_row(0, make_fingerprint()), []
     for split, logits in rows:
-        logits_TK = np.array(logits, dtype=np.float32)
-        ids_TK = np.array([[1, 2]] * len(logits), dtype=np.int32)
-        row = make_row(0, fingerprint)
+        ids_TK = np.array([range(top_k)] * len(logits), dtype=np.int32)
+        positions_T = np.arange(len(logits), dtype=np.int32)
         made.append(
-            replace(row, split=split, response_ids=ids_TK[:, 0], student_positions=ids_TK[:, 0], topk_ids=ids_TK,
-                    topk_logits=logits_TK)
+            replace(row, split=split, response_ids=ids_TK[:, 0], student_positions=positions_T, topk_ids=ids_TK,
+                    topk_logits=np.array(logits, dtype=np.float32))
         )  # fmt: skip
-    return rows_to_table(made, 2)
+    return rows_to_table(made, top_k)
 
 
 def test_sums_are_those_of_all_rows_that_were_added() -> None:
     sums = Sums()
-    sums.add(two_candidates(("forget", [[3, -1]]), ("retain", [[5, 0], [2, -7]])), with_mean=True)
+    sums.add(candidates(("forget", [[3, -1]]), ("retain", [[5, 0], [2, -7]])), with_mean=True)
     assert (sums.positions, sums.logit_min, sums.logit_max, sums.logit_sum) == (3, -7, 5, 2)
-    sums.add(two_candidates(("forget", [[4, 1]]), ("forget", [[6, -2]])), with_mean=True)
+    sums.add(candidates(("forget", [[4, 1]]), ("forget", [[6, -2]])), with_mean=True)
 
     assert (sums.positions, sums.logit_min, sums.logit_max, sums.logit_sum) == (5, -7, 6, 11)
     assert sums.splits == {"forget": 3, "retain": 1}
@@ -226,7 +225,7 @@ def test_sums_are_those_of_all_rows_that_were_added() -> None:
 
 def test_sums_without_mean_count_the_same_but_for_it() -> None:
     sums = Sums()
-    sums.add(two_candidates(("retain", [[5, 1], [4, -7]])), with_mean=False)
+    sums.add(candidates(("retain", [[5, 1, -7], [4, 2, -3]])), with_mean=False)
 
     assert (sums.positions, sums.logit_min, sums.logit_max, sums.splits) == (2, -7, 5, {"retain": 1})
     assert sums.logit_sum == 0

@@ -498,3 +498,19 @@ def test_an_engine_that_gives_nan_is_refused_before_any_row(tiny_model: Path, pr
         pytest.raises(EngineError, match=f"not finite for example {prompts[0].example_id}"),
     ):
         capture(engine, prompts, writer)
+
+
+class DumbEngine(TransformersEngine):
+    def whole_vocabulary(self, prompt: list[int]) -> np.ndarray:
+        raise ValueError("no logits of the whole vocabulary")
+
+
+def test_an_engine_that_cannot_be_probed_is_refused_before_any_row(
+    tiny_model: Path, prompts: list[Prompt], tmp_path: Path
+):
+    engine = DumbEngine(EngineOptions(tiny_model, "float32", 1024, ()))
+    with (
+        CacheWriter(tmp_path / "cache", make_plan()) as writer,
+        pytest.raises(EngineError, match=f"fails over example {prompts[0].example_id}: .*: no logits of the whole"),
+    ):
+        capture(engine, prompts, writer)
