@@ -35,6 +35,7 @@ from stages.student.settings import FinetuneSettings, RelearningSettings, Studen
 
 # Pydantic's own steps inside a location: which kind of axis it is, and that a key is at fault.
 NOT_KEYS = ("[list]", "[range]", "[key]")
+MOST_CHARACTERS = 2**18
 CHECKED_FIRST = "Settings are checked before anything is loaded, so nothing was run."
 ALL_SETTINGS = "All of them with their meaning:  duet settings"
 PATHS = """A relative path in a settings file is looked for in that file's folder (for a preset: in the repository), then in the
@@ -319,6 +320,12 @@ def _read_toml(config: str, is_preset: bool) -> dict[str, Any]:
         needed = f"A TOML file was needed, or the name of a preset: {', '.join(preset_names())}."
         text = read_text(
             Path(config), FileKind("settings file", needed, "For instance:  --config capitals", SettingsError)
+        )
+    if len(text) > MOST_CHARACTERS:
+        raise SettingsError(
+            f"{config} has {len(text):,} characters, at most {MOST_CHARACTERS:,} are read.",
+            CHECKED_FIRST,
+            "Queries and questions stand in files of their own, which the settings name.",
         )
     try:
         return tomllib.loads(text)

@@ -24,6 +24,7 @@ from stages.texts import unfit_character
 
 # Of the file as it lies there, and of what a compressed one unfolds to: far more than anybody writes queries.
 MOST_BYTES = 2**28
+MOST_FIELDS = 1000  # of one object; people write a dozen
 DIGITS = 4000
 GZIP = b"\x1f\x8b"
 ARCHIVES = {b"PK\x03\x04": "zip", b"\xfd7zXZ": "xz", b"BZh": "bzip2", b"\x28\xb5\x2f\xfd": "zstd", b"PAR1": "Parquet"}
@@ -201,6 +202,8 @@ def _not_json(path: Path, text: str, fault: _Fault, begin: int, kind: FileKind) 
 def _object_of(value: Any, where: str, kind: FileKind) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise kind.error(f"{where} is not a JSON object.", kind.needed)
+    if len(value) > MOST_FIELDS:
+        raise kind.error(f"{where} has {len(value):,} fields, at most {MOST_FIELDS:,} are read.", kind.needed)
     return value
 
 

@@ -7,11 +7,15 @@ would otherwise become gigabytes of objects, and of error messages about them.
 import json
 import math
 import re
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 Model = TypeVar("Model", bound=BaseModel)
+Element = TypeVar("Element")
+# Fields of many elements, validated to the first fault: each further one would be a message of a kilobyte.
+List = Annotated[list[Element], Field(fail_fast=True)]
+Many = Annotated[tuple[Element, ...], Field(fail_fast=True)]
 # A manifest of 20 000 shards. Parsed, no JSON of this size comes to 200 MB.
 MOST_BYTES = 8 * 2**20
 # Each takes 20 times its room in the file, and a shard needs one.

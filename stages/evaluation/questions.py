@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from stages.errors import DataError
 from stages.records import FileKind, read_records
 from stages.texts import OptionalText, Text, same_text, words
+from stages.untrusted_json import Many
 
 
 def _with_a_word(reference: str) -> str:
@@ -48,7 +49,7 @@ class Question(Asked):
     """One question with its reference answer."""
 
     answer: Reference = Field(description="Short reference answer.")
-    aliases: tuple[Reference, ...] = Field((), description="Other answers that count as well.")
+    aliases: Many[Reference] = Field((), description="Other answers that count as well.")
     answer_start: OptionalText = Field(
         "", description='A sentence that only the answer completes: "The capital of Peru is".'
     )

@@ -8,6 +8,7 @@ from stages.errors import DataError
 from stages.logit_cache.fingerprint import sha256_json
 from stages.records import FileKind, read_object
 from stages.texts import Text
+from stages.untrusted_json import Many
 
 KIND = FileKind(
     "prefix file",
@@ -31,7 +32,7 @@ class Prefix(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     system: Text = Field("", description="System sentence.")
-    turns: tuple[Turn, ...] = Field((), description="Example turns, oldest first.")
+    turns: Many[Turn] = Field((), description="Example turns, oldest first.")
 
     @model_validator(mode="after")
     def _not_empty(self) -> "Prefix":

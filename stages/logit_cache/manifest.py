@@ -9,16 +9,16 @@ import os
 from collections.abc import Iterable
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from stages.errors import CacheError, DataError
 from stages.files import TEMPORARY_SUFFIX, make_read_only, open_plain, write_atomically
 from stages.folder_lock import LOCK
 from stages.logit_cache.fingerprint import FORMAT_VERSION, Fingerprint, cache_id
 from stages.logit_cache.rows import Split
-from stages.untrusted_json import MOST_BYTES, Malformed, parse_json, validated
+from stages.untrusted_json import MOST_BYTES, List, Malformed, parse_json, validated
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"
@@ -29,9 +29,6 @@ PLAN = "capture.json"
 HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them
 # 20 000 shards.
 LARGEST_MANIFEST_BYTES = MOST_BYTES
-# Validating a list ends at its first fault: each one costs a thousand times what it takes in the file.
-Element = TypeVar("Element")
-List = Annotated[list[Element], FailFast()]
 
 
 class Strict(BaseModel):

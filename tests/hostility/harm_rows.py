@@ -233,7 +233,8 @@ def harm(rng: Random, files: Files) -> Case:
     else:
         rows = table.to_pylist()
         if kind == "row":
-            what = "; ".join(rng.choice(ROW_KINDS)(rng, rng.choice(rows)) for _ in range(rng.choice([1, 1, 2])))
+            chosen = rng.sample(rows, min(rng.choice([1, 1, 2]), len(rows)))
+            what = "; ".join(rng.choice(ROW_KINDS)(rng, row) for row in chosen)
         else:
             what = whole(rng, rows)
         try:

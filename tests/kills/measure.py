@@ -194,6 +194,13 @@ def main() -> None:
     shared_memory = Path("/dev/shm")
     # Not TemporaryDirectory: forks, too, would remove it when they end.
     folder = Path(tempfile.mkdtemp(dir=shared_memory if shared_memory.is_dir() else None))
+
+    def publish() -> None:
+        """After each command, so that a measurement which is cut short has its page."""
+        if options.only is None:
+            minutes = (time.monotonic() - began) / 60
+            write_atomically(options.out, page(counts, kills, options.seed, minutes, real).encode())
+
     try:
         bench = Bench(folder)
         bench.prepare()
@@ -210,12 +217,11 @@ def main() -> None:
                 if found != ["same result"] or options.first is not None:
                     bad += 1
                     print(f"{name} {number}: {', '.join(found)}: {done}", flush=True)
-        real = start_really(bench, Random(options.seed), options.real)
+            publish()
+        real.update(start_really(bench, Random(options.seed), options.real))
+        publish()
     finally:
         shutil.rmtree(folder)
-    if options.only is None:
-        minutes = (time.monotonic() - began) / 60
-        write_atomically(options.out, page(counts, kills, options.seed, minutes, real).encode())
     print(f"{sum(kills.values())} runs, {bad} faults; {dict(real)}", file=sys.stderr)
     sys.exit(bad > 0)
 

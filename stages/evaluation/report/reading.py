@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import ValidationError
 
@@ -12,6 +12,7 @@ from stages.files import read_lines
 
 MAKE_ONE = "Make one:  duet evaluate --config … --model RUN/model --out RUN/evaluation.json"
 Kind = TypeVar("Kind", bound=Record)
+MOST_KEYS = 10_000  # of one object: question files, settings and parts have some hundreds
 
 
 def load_audit(path: Path) -> Audit:
@@ -56,13 +57,20 @@ def _checked(path: Path, kind: type[Kind], needed: str, next_step: str) -> Kind:
 
 def _validated(path: Path, text: str, kind: type[Kind], needed: str, next_step: str) -> Kind:
     try:
-        return kind.model_validate(json.loads(text, parse_constant=_not_json))
+        return kind.model_validate(json.loads(text, parse_constant=_not_json, object_pairs_hook=_of_few_keys))
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(map(str, fault["loc"])) or "the file as a whole"
         raise DataError(f"{path} is malformed at {where}: {fault['msg']}.", needed, next_step) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}.", needed, next_step) from error
+
+
+def _of_few_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # Each wrong value of a million would be a fault of its own, and a message of a kilobyte.
+    if len(pairs) > MOST_KEYS:
+        raise ValueError(f"an object has {len(pairs):,} keys, at most {MOST_KEYS:,} are read")
+    return dict(pairs)
 
 
 def _not_json(constant: str) -> NoReturn:

@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from stages.untrusted_json import Many
+
 Role = Literal["base", "teacher", "student", "control"]
 ROLES: tuple[Role, ...] = get_args(Role)
 
@@ -101,7 +103,7 @@ class FirstTokens(Record):
     file: str
     question: str
     reference: str
-    tokens: tuple[Token, ...]
+    tokens: Many[Token]
 
 
 class Answer(Record):
@@ -161,20 +163,20 @@ class Made(Record):
 class Audit(Record):
     """What `duet evaluate` or `duet audit` wrote. A part that is None or empty was not measured."""
 
-    scores: tuple[Score, ...] = Field(min_length=1)
+    scores: Many[Score] = Field(min_length=1)
     performance_shift: Shift
-    answers: tuple[Answer, ...]
+    answers: Many[Answer]
     run: Made
     not_measured: dict[str, str] = {}
-    samples: tuple[Sampled, ...] | None = None
-    leaks: tuple[Leak, ...] | None = None
-    choices: tuple[Choice, ...] | None = None
-    first_tokens: tuple[FirstTokens, ...] | None = None
-    quantisation: tuple[Quantised, ...] | None = None
-    lens: tuple[Lens, ...] | None = None
-    weight_change: tuple[WeightChange, ...] | None = None
-    membership: tuple[Membership, ...] | None = None
-    relearning: tuple[Relearning, ...] | None = None
+    samples: Many[Sampled] | None = None
+    leaks: Many[Leak] | None = None
+    choices: Many[Choice] | None = None
+    first_tokens: Many[FirstTokens] | None = None
+    quantisation: Many[Quantised] | None = None
+    lens: Many[Lens] | None = None
+    weight_change: Many[WeightChange] | None = None
+    membership: Many[Membership] | None = None
+    relearning: Many[Relearning] | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:
