@@ -159,7 +159,8 @@ def page(found: Sequence[Outcome], reasons: dict[tuple[str, str, str], str], opt
         "kill no fewer; and a mutant with a reason below was not tried again once the reason was written: it counts as survived.",
     )
     left_out = (
-        "Not tried are those that no run came to, or not again since a test or a reason was written for them; they count as neither.",
+        "Not tried are those that no run came to, or not again since a test or a reason was written for them; they count as",
+        "neither.",
     )
     taken_over = (*(several_runs if options.kills else ()), *(left_out if untried else ()))
     lines = [
