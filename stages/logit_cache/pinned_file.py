@@ -51,7 +51,11 @@ class PinnedFile(io.RawIOBase):
         if promised_bytes not in (None, size):
             self.close()
             raise damage(path, f"has {size:,} bytes, the manifest says {promised_bytes:,}")
-        self.pin = pin or self._pinned()
+        try:
+            self.pin = pin or self._pinned()
+        except BaseException:
+            self.close()
+            raise
 
     def load(self, start: int, end: int) -> None:
         """Read and verify these bytes at once: they are about to be read piece by piece."""

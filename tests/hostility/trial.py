@@ -81,14 +81,14 @@ def try_case(case: Case, folder: Path, report: Callable[[str, str], object]) -> 
     limit = memory_kb("VmSize") * 1024 + ADDRESS_SPACE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    before, began = memory_kb("VmRSS"), time.perf_counter()
+    before, began = memory_kb("VmRSS"), time.process_time()
     readings: dict[str, Any] = {}
     trouble = ""
     try:
         read_all(cache, case, readings, folder)
     except Exception:  # the finding itself
         trouble = "".join(traceback.format_exc(limit=-4))
-    seconds, megabytes = time.perf_counter() - began, (memory_kb("VmHWM") - before) / 1024
+    seconds, megabytes = time.process_time() - began, (memory_kb("VmHWM") - before) / 1024
     if trouble:
         return Outcome("traceback", trouble, megabytes, seconds)
     accepted = {name: value for name, value in readings.items() if not isinstance(value, DuetError)}
