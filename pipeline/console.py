@@ -7,6 +7,7 @@ visible first, so that no text can steer the terminal, and none of it is ever re
 import json
 import logging
 import os
+import select
 import sys
 import traceback
 import warnings
@@ -35,6 +36,21 @@ def say(text: str) -> None:
 def write(text: str = "") -> None:
     """A result on stdout, as text."""
     click.echo(visible(text), file=_tolerant(sys.stdout))
+
+
+def flush() -> None:
+    """Write what is held back of the results. Raises OSError or ValueError if that cannot be done any more."""
+    sys.stdout.flush()
+
+
+def has_no_reader() -> bool:
+    """Whether stdout is a pipe whose reader has gone."""
+    pipe = select.poll()
+    try:
+        pipe.register(sys.stdout.fileno(), 0)
+    except (OSError, ValueError):  # it has no descriptor, so it is no pipe
+        return False
+    return any(happened & select.POLLERR for _, happened in pipe.poll(0))
 
 
 def write_error(text: str) -> None:

@@ -6,12 +6,10 @@ Exceptions and exit codes in, messages out.
 import errno
 import os
 import re
-import select
-import sys
 from collections.abc import Sequence
 from shlex import quote
 
-from pipeline.console import write_error
+from pipeline.console import flush, has_no_reader, write_error
 from stages.errors import OutputUnwritable
 from stages.interruption import INTERRUPTED, silence
 
@@ -81,12 +79,7 @@ def nobody_reads(error: BaseException) -> bool:
     """Whether the error is that stdout is a pipe whose reader has gone, as `| head` does: nothing is wrong, and nothing said."""
     if not isinstance(error, BrokenPipeError):
         return False
-    pipe = select.poll()
-    try:
-        pipe.register(sys.stdout.fileno(), 0)
-    except (OSError, ValueError):  # it has no descriptor, so it is no pipe
-        return False
-    return any(happened & select.POLLERR for _, happened in pipe.poll(0))
+    return has_no_reader()
 
 
 def tell(message: str) -> None:
@@ -102,7 +95,7 @@ def tell(message: str) -> None:
 def flush_stdout() -> None:
     """Write what the interpreter holds back, or drop it: at its end it would only complain."""
     try:
-        sys.stdout.flush()
+        flush()
     except (OSError, ValueError):
         silence(1)
 
