@@ -129,6 +129,8 @@ def plain(captured: Workspace) -> tuple[list[float], dict[str, torch.Tensor], di
     }
     model = AutoModelForCausalLM.from_pretrained(captured.model).requires_grad_(False)
     base = dict(model.named_parameters())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of the processes has
 
     def weights() -> dict[str, torch.Tensor]:
         whole = dict(base)
@@ -145,6 +147,7 @@ def plain(captured: Workspace) -> tuple[list[float], dict[str, torch.Tensor], di
         list(start.values()),
         lambda ids: torch.func.functional_call(model, weights(), kwargs={"input_ids": ids}).logits[0],
     )
+    torch.set_num_threads(threads)
     return losses, {name: value.detach() for name, value in start.items()}, weights()
 
 

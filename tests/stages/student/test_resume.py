@@ -30,6 +30,12 @@ def captured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Work
     return workspace
 
 
+def on_one_core() -> None:
+    """Leave a training one thread: with two, torch now and then computes some rows otherwise, above all on a busy machine."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+
 def start(workspace: Workspace, run: Path, *settings: str, **options: object) -> subprocess.Popen[str]:
     """`duet distill` in processes of its own."""
     command = ["distill", "--config", str(workspace.settings), "--cache", str(workspace.cache), "--out", str(run)]
@@ -40,6 +46,7 @@ def start(workspace: Workspace, run: Path, *settings: str, **options: object) ->
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=on_one_core,  # noqa: PLW1509 - a system call, and no lock is taken
         **options,  # type: ignore[call-overload]
     )
 
