@@ -16,7 +16,7 @@ Element = TypeVar("Element")
 # Fields of many elements, validated to the first fault: each further one would be a message of a kilobyte.
 List = Annotated[list[Element], Field(fail_fast=True)]
 Many = Annotated[tuple[Element, ...], Field(fail_fast=True)]
-# A manifest of 20 000 shards. Parsed, no JSON of this size comes to 200 MB.
+# Room for a manifest of 16 000 shards (plan.MOST_SHARDS). Parsed, no JSON of this size comes to 200 MB.
 MOST_BYTES = 8 * 2**20
 # Each takes 20 times its room in the file, and a shard needs one.
 MOST_CONTAINERS = 100_000

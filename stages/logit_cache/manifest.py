@@ -27,7 +27,7 @@ SIGNATURE = "manifest.sig"  # who vouches for the manifest; may come later
 # Of a capture under way, and perhaps left by one that was killed just before its end.
 PLAN = "capture.json"
 HASHES = "capture.sha256"  # the shards' hashes until the manifest holds them, as `sha256sum --check` reads them
-# 20 000 shards.
+# Room for the 16 000 shards that a plan may have.
 LARGEST_MANIFEST_BYTES = MOST_BYTES
 
 

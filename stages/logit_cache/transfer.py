@@ -70,7 +70,7 @@ def push(cache: LogitCache, url: str, *, advance: Advance = lambda done: None) -
     if fitting := [each for each in signatures if each.fits(there or manifest)]:
         _send_signatures(remote, fitting, there or manifest)
     if not there:
-        _send_bytes(remote, content, MANIFEST)
+        _send(remote, content, MANIFEST, hashlib.sha256(content).hexdigest())
 
 
 def pull(url: str, cache: Path, *, trusted: Sequence[PublicKey] = (), advance: Advance = lambda done: None) -> Manifest:
@@ -138,7 +138,8 @@ def _send_signatures(remote: Remote, own: Sequence[Signature], manifest: Manifes
     there = _remote_signatures(remote)
     if (new := joined(there, own, manifest)) == there:
         return
-    _send_bytes(remote, signature_bytes(new), SIGNATURE)
+    content = signature_bytes(new)
+    _send(remote, content, SIGNATURE, hashlib.sha256(content).hexdigest())
 
 
 def _manifest_bytes(cache: LogitCache) -> bytes:
@@ -152,10 +153,6 @@ def _manifest_bytes(cache: LogitCache) -> bytes:
             "Give the same command again.",
         )
     return content
-
-
-def _send_bytes(remote: Remote, content: bytes, name: str) -> None:
-    _send(remote, content, name, hashlib.sha256(content).hexdigest())
 
 
 def _send(remote: Remote, source: BinaryIO | bytes, name: str, sha256: str) -> None:
