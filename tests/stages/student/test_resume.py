@@ -46,8 +46,7 @@ def start(workspace: Workspace, run: Path, *settings: str, **options: object) ->
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        preexec_fn=on_one_core,  # noqa: PLW1509 - a system call, and no lock is taken
-        **options,  # type: ignore[call-overload]
+        **{"preexec_fn": on_one_core} | options,  # type: ignore[call-overload]
     )
 
 
@@ -201,6 +200,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before_it(
     largest = max(path.stat().st_size for path in newest.iterdir())
 
     def no_room() -> None:
+        on_one_core()
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
