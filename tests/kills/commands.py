@@ -43,7 +43,6 @@ COMMANDS: dict[str, Command] = {
     "cache push --no-text": Command("cache push {in}/made-up {out}/remote --no-text", 120),
     "cache pull": Command("cache pull {in}/made-up {out}/pulled", 120),
     "cache sign": Command("cache sign {out}/cache --key {in}/key", 20, with_cache),
-    "default-model": Command("default-model --out {out}/model", 4),
     "teacher-cache": Command(f"teacher-cache {CONFIG} --out {{out}}/cache", 120),
     "report": Command("report --run {out}/run", 60, with_run),
     "results": Command("results topic={in}/results --out {out}/RESULTS.md", 20),
