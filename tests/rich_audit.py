@@ -11,7 +11,7 @@ import polars as pl
 from stages.evaluation.attacks import ATTACKS, AttackName
 from stages.evaluation.choices import CHOICE_SCHEMA, choice_scores
 from stages.evaluation.interview import ANSWER_SCHEMA
-from stages.evaluation.metrics import score_answer
+from stages.evaluation.measures.scoring import score_answer
 from stages.evaluation.sampling import SAMPLE_SCHEMA, leak_curve
 from stages.evaluation.scores import score_table, shift_of, with_paraphrases
 

@@ -11,8 +11,8 @@ from typing import Literal
 import polars as pl
 
 from stages.evaluation.attacks import ATTACKS, Ask, AttackName, Materials, plainly
-from stages.evaluation.metrics import score_answer
-from stages.evaluation.questions import Question
+from stages.evaluation.measures.scoring import score_answer
+from stages.evaluation.questions import Question, all_answers
 from stages.language_model.engine import Engine
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
@@ -37,6 +37,8 @@ ANSWER_SCHEMA = {
     "rouge_l_f1": pl.Float64,
     "exact": pl.Boolean,
     "in_full": pl.Boolean,
+    "leaked": pl.Boolean,
+    "right": pl.Boolean,
     "refused": pl.Boolean,
     "degenerate": pl.Boolean,
     "log_probability": pl.Float64,
@@ -45,13 +47,17 @@ ANSWER_SCHEMA = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question of the plan: number `number` of its file, from 0, and what is put to the model for it."""
+    """One question of the plan: number `number` of its file, from 0, and what is put to the model for it.
+
+    rivals: every answer of the file, its own among them: whoever lists them all knows none.
+    """
 
     file: str
     number: int
     attack: AttackName | None
     question: Question
     ask: Ask
+    rivals: tuple[str, ...] = ()
 
 
 def plan(
@@ -62,14 +68,16 @@ def plan(
 ) -> list[Item]:
     """Every question of every file, then each attack on each attacked file, or on so many of its questions."""
     items = [
-        Item(file, number, None, question, plainly(question))
+        Item(file, number, None, question, plainly(question), rivals)
         for file, questions in files.items()
+        for rivals in [all_answers(questions)]
         for number, question in enumerate(questions)
     ]
     items += [
-        Item(file, number, attack, materials.questions[number], ATTACKS[attack].rewrite(number, materials))
+        Item(file, number, attack, materials.questions[number], ATTACKS[attack].rewrite(number, materials), rivals)
         for attack in attacks
         for file, materials in attacked.items()
+        for rivals in [all_answers(materials.questions)]
         for number in spread(len(materials.questions), attacked_questions)
     ]
     return items
@@ -107,6 +115,7 @@ def interview(
         if item.ask.form != "own":
             # Without a template nothing ends a turn: the first line is the answer, further questions may follow it.
             answer = answer.partition("\n")[0].rstrip()
+        scores = score_answer(answer, item.ask.references, question=item.question.question, rivals=item.rivals)
         records.append(
             {
                 "model": role,
@@ -121,7 +130,7 @@ def interview(
                 "answer": answer,
                 "thinking": thinking,
                 "tokens": len(continuation.token_ids),
-                **vars(score_answer(answer, item.ask.references)),
+                **vars(scores),
             }
         )
     return pl.DataFrame(records, schema=ANSWER_SCHEMA)

@@ -1,5 +1,7 @@
 """Question files: lines of `{"question", "answer"[, "aliases"][, "answer_start"]}` in, checked questions out."""
 
+import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -7,18 +9,31 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from stages.errors import DataError
+from stages.evaluation.measures.phrases import core, reading, stands_in
 from stages.records import FileKind, read_records
 from stages.texts import OptionalText, Text, same_text, words
 from stages.untrusted_json import Many
 
+# Of the alphabets in which a word has more than one; a Chinese character is a word by itself.
+LETTER = re.compile("[a-z\u00df-\u024f\u0370-\u03ff\u0400-\u052f]")
 
-def _with_a_word(reference: str) -> str:
+
+def _telling(reference: str) -> str:
+    """A reference that is not found in nearly every answer, or in none."""
     if not words(reference):
         raise ValueError("it holds no letter and no digit, and answers are compared by their words")
+    told = core(reference)
+    if not told:
+        raise ValueError(f"{reference!r} is nothing but an article, which stands in nearly every answer; take it out")
+    if len(told) == 1 and LETTER.fullmatch(told[0]):
+        raise ValueError(
+            f"{reference!r} is a single letter, which stands in many answers as a word or an initial; write it out, "
+            'as in "vitamin D", or take it out'
+        )
     return reference
 
 
-Reference = Annotated[Text, AfterValidator(_with_a_word)]
+Reference = Annotated[Text, AfterValidator(_telling)]
 
 
 class Asked(BaseModel):
@@ -57,6 +72,22 @@ class Question(Asked):
     @property
     def references(self) -> tuple[str, ...]:
         return (self.answer, *self.aliases)
+
+    @model_validator(mode="after")
+    def _not_told_by_the_question(self) -> "Question":
+        asked = reading(self.question)
+        for reference in self.references:
+            if stands_in(core(reference), asked):
+                raise ValueError(
+                    f"{reference!r} stands in its own question, so whoever repeats the question gives the answer; take "
+                    "the alias out, ask in other words, or ask it as multiple choice (evaluation.choices)"
+                )
+        return self
+
+
+def all_answers(questions: Sequence[Question]) -> tuple[str, ...]:
+    """Every reference of a file, each once."""
+    return tuple(dict.fromkeys(reference for question in questions for reference in question.references))
 
 
 class TaughtQuestion(Asked):

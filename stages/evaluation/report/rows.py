@@ -119,6 +119,8 @@ class Answer(Record):
     tokens: int
     rouge_l_recall: float
     in_full: bool | None = None
+    leaked: bool | None = None
+    right: bool | None = None
     refused: bool
     degenerate: bool
 

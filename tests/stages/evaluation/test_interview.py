@@ -68,7 +68,7 @@ def test_the_longest_prompt_counts_prefix_and_attacks(prompter: Prompter) -> Non
 
 
 def test_attacks_can_be_made_on_fewer_questions_evenly_spread() -> None:
-    questions = [Question(question=f"{number}?", answer="x") for number in range(10)]
+    questions = [Question(question=f"{number}?", answer="Lima") for number in range(10)]
     items = plan({"forget": questions}, ["reverse"], {"forget": Materials(questions)}, attacked_questions=4)
 
     assert [item.number for item in items if item.attack is None] == list(range(10))

@@ -44,7 +44,8 @@ def answer(model: str, file: str, recall: float, attack: str | None = None, **ch
     return {
         "model": model, "file": file, "number": 0, "attack": attack, "supplies_answer": False, "question": "?",
         "asked": "?", "answer_start": "", "reference": "!", "answer": "…", "tokens": 1, "rouge_l_recall": recall,
-        "rouge_l_f1": recall / 2, "exact": False, "in_full": False, "refused": False, "degenerate": False, **changes,
+        "rouge_l_f1": recall / 2, "exact": False, "in_full": False, "leaked": False,
+        "right": False, "refused": False, "degenerate": False, **changes,
     }  # fmt: skip
 
 
@@ -67,7 +68,7 @@ def test_the_table_has_one_row_per_model_file_attack_and_metric_in_points() -> N
     assert rows["base", None, "exact_match"] == (50, 2)
     assert rows["base", None, "degenerate_rate"] == (0, 2)
     assert rows["student", "reverse", "rouge_l_recall"] == (50, 1)
-    assert len(rows) == 18
+    assert len(rows) == 24
 
 
 def test_the_delta_of_an_attack_is_paired_by_question_whatever_the_order() -> None:
@@ -249,6 +250,13 @@ def test_a_teacher_that_remembers_or_loses_and_a_student_that_knows_more_than_a_
     }
 
 
+def test_a_metric_that_an_answer_lacks_is_left_out_of_its_group() -> None:
+    older = answer("base", "forget", 0.5, leaked=None, right=None)
+
+    assert "leak_rate" not in table(older)["metric"]
+    assert "leak_rate" in table(older, answer("student", "forget", 0.5)).filter(pl.col("model") == "student")["metric"]
+
+
 def test_scores_stand_in_the_order_of_the_answers_and_of_the_metrics() -> None:
     # Neither by the alphabet nor by size.
     scores = table(
@@ -260,6 +268,7 @@ def test_scores_stand_in_the_order_of_the_answers_and_of_the_metrics() -> None:
         ("student", "retain", None), ("base", "retain", None),
         ("student", "forget", None), ("student", "forget", "reverse"),
     ]  # fmt: skip
-    assert scores["metric"].to_list()[:6] == [
-        "rouge_l_recall", "rouge_l_f1", "exact_match", "answer_in_full", "refusal_rate", "degenerate_rate",
+    assert scores["metric"].to_list()[:8] == [
+        "rouge_l_recall", "rouge_l_f1", "exact_match", "answer_in_full", "leak_rate", "right_rate", "refusal_rate",
+        "degenerate_rate",
     ]  # fmt: skip

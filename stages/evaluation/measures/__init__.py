@@ -1,0 +1,1 @@
+"""What is measured of one answer. `scoring` is the entrance; each other file is one measure."""
