@@ -144,7 +144,14 @@ def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Pat
         engine = start_for(settings, copy, longest_prompt(prompter, items, None) + asked.max_tokens)
         with progress(f"answers: student, {weights} ({engine.name})", len(items), "questions") as advance:
             said = interview(
-                engine, prompter, items, role="student", prefix=None, max_tokens=asked.max_tokens, advance=advance
+                engine,
+                prompter,
+                items,
+                role="student",
+                prefix=None,
+                max_tokens=asked.max_tokens,
+                refusals=asked.refusals,
+                advance=advance,
             )
     return said.with_columns(attack=pl.lit(weights))
 

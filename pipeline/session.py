@@ -72,6 +72,7 @@ class Session:
                 role=role,
                 prefix=self._prefixes[role],
                 max_tokens=self._asked.max_tokens,
+                refusals=self._asked.refusals,
                 advance=advance,
             )
         if unanswered := found.filter((pl.col("thinking") != "") & (pl.col("answer") == "")).height:

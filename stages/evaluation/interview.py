@@ -6,11 +6,13 @@ nothing: that is `scores`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from stages.evaluation.attacks import ATTACKS, Ask, AttackName, Materials, plainly
+from stages.evaluation.measures.refusing import load_refusals
 from stages.evaluation.measures.scoring import score_answer
 from stages.evaluation.questions import Question, all_answers
 from stages.language_model.engine import Engine
@@ -33,6 +35,7 @@ ANSWER_SCHEMA = {
     "answer": pl.String,
     "thinking": pl.String,
     "tokens": pl.Int64,
+    "cut": pl.Boolean,
     "rouge_l_recall": pl.Float64,
     "rouge_l_f1": pl.Float64,
     "exact": pl.Boolean,
@@ -97,25 +100,37 @@ def interview(
     role: ModelRole,
     prefix: Prefix | None,
     max_tokens: int,
+    refusals: Path | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> pl.DataFrame:
     """Greedy answers of one model to every item of the plan.
 
     role, prefix: the teacher is the base model with a prefix; the others have none.
+    refusals: a file of sentences that count as refusals besides ours; raises SettingsError if it holds something else.
     Returns one row per answer, columns `ANSWER_SCHEMA`; attack is null where there was none. ROUGE is 0–1.
     answer: what is scored, behind any thinking, which stands in a column of its own; empty if the thinking took all tokens.
+    cut: the token limit ended it, and not the model.
     log_probability is null until `fluency` has scored it.
     """
+    sentences = load_refusals(refusals)
     prompts = [prompt_ids(prompter, item.ask, prefix) for item in items]
     said = engine.continue_greedily(prompts, max_tokens=max_tokens, advance=advance)
     records = []
     for item, prompt, continuation in zip(items, prompts, said, strict=True):
         # Words that were put into the model's mouth are not its answer.
         thinking, answer = prompter.split(continuation.token_ids.tolist(), prompt_ids=prompt)
+        cut = not continuation.ended
         if item.ask.form != "own":
             # Without a template nothing ends a turn: the first line is the answer, further questions may follow it.
-            answer = answer.partition("\n")[0].rstrip()
-        scores = score_answer(answer, item.ask.references, question=item.question.question, rivals=item.rivals)
+            answer, line_end, _ = answer.partition("\n")
+            answer, cut = answer.rstrip(), cut and not line_end
+        scores = score_answer(
+            answer,
+            item.ask.references,
+            question=item.question.question,
+            rivals=item.rivals,
+            refusals=sentences,
+        )
         records.append(
             {
                 "model": role,
@@ -130,6 +145,7 @@ def interview(
                 "answer": answer,
                 "thinking": thinking,
                 "tokens": len(continuation.token_ids),
+                "cut": cut,
                 **vars(scores),
             }
         )

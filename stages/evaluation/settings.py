@@ -53,6 +53,11 @@ class EvaluationSettings(Section):
         description="By attacked file: facts of the same kind that no model was trained on, for membership inference; "
         "default: the file's own questions with their answers swapped.",
     )
+    refusals: InputPath | None = Field(
+        None,
+        description="TOML file of further sentences that count as a refusal: lists of regular expressions by language, "
+        "added to our own.",
+    )
     max_tokens: int = Field(32, ge=1, le=2**17, description="Longest answer.")
     first_tokens: int = Field(
         3, ge=0, le=10**6, description="Questions per file whose ten likeliest first tokens are kept, for every model."

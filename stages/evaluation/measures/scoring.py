@@ -1,6 +1,5 @@
 """One answer and its references in, its figures out."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,22 +8,10 @@ from rouge_score.tokenizers import Tokenizer
 
 from stages.evaluation.measures.leaks import is_leaked
 from stages.evaluation.measures.phrases import core, hear, reading, stands_in, without_articles
+from stages.evaluation.measures.refusing import Refusals, load_refusals
 from stages.evaluation.measures.repetition import is_degenerate
 from stages.evaluation.measures.rightness import is_right
 from stages.texts import words
-
-# Openings by which a model declines or says that it does not know. Matched anywhere: "Paris. I'm sorry, …" is rare,
-# "Unfortunately, I don't know" is common.
-REFUSAL = re.compile(
-    r"\b(?:"
-    r"i(?:'|’)?m (?:really |very |so )?sorry|i am (?:really |very |so )?sorry|i apologi[sz]e"
-    r"|i (?:do not|don(?:'|’)?t) (?:know|have (?:any |the |enough )?(?:information|knowledge|idea)|recall|remember)"
-    r"|i (?:cannot|can(?:'|’)?t|can not|am unable to|am not able to|have no (?:information|knowledge|idea|memory))"
-    r"|i(?:'|’)m (?:unable to|not able to|not sure|not aware|not familiar)|i am (?:not sure|not aware|not familiar)"
-    r"|i have forgotten|i(?:'|’)ve forgotten"
-    r")",
-    re.IGNORECASE,
-)
 
 
 class WordTokenizer(Tokenizer):  # type: ignore[misc]
@@ -58,11 +45,17 @@ _ROUGE = RougeScorer(["rougeL"], tokenizer=WordTokenizer())
 
 
 def score_answer(
-    answer: str, references: Sequence[str], *, question: str = "", rivals: Sequence[str] = ()
+    answer: str,
+    references: Sequence[str],
+    *,
+    question: str = "",
+    rivals: Sequence[str] = (),
+    refusals: Refusals | None = None,
 ) -> AnswerScores:
     """Score one answer. references: the reference answer and its aliases; the best counts.
 
     question: as it was put in the file. rivals: all other answers of the file; own references among them do no harm.
+    refusals: sentences that count as refusals; default: ours.
     """
     heard = hear(answer)
     fits = [_ROUGE.score(reference, answer)["rougeL"] for reference in references]
@@ -76,6 +69,6 @@ def score_answer(
         leaked=in_full or is_leaked(heard, references),
         # Most answers do not name the reference at all.
         right=in_full and is_right(heard, references, question, rivals),
-        refused=bool(REFUSAL.search(answer)),
+        refused=(refusals or load_refusals()).stand_in(heard),
         degenerate=is_degenerate(heard.said),
     )

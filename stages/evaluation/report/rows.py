@@ -117,6 +117,7 @@ class Answer(Record):
     reference: str
     answer: str
     tokens: int
+    cut: bool | None = None
     rouge_l_recall: float
     in_full: bool | None = None
     leaked: bool | None = None
