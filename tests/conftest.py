@@ -1,6 +1,7 @@
 """Shared parts of the tests: a tiny random Llama made on the spot, and small caches of real Parquet."""
 
 import json
+import os
 from dataclasses import fields
 from pathlib import Path
 
@@ -25,6 +26,14 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def pytest_configure() -> None:
+    """Give each of the processes that share the tests cores of its own: torch's threads spin, and would wait for one another."""
+    if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        os.sched_setaffinity(0, cores[int(worker.removeprefix("gw")) % len(cores) :: count])
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from stages.errors import ModelError
 from stages.files import write_json
 from stages.language_model.json_object import read_object
+from stages.language_model.vector_math import settle_vector_math
 from stages.language_model.weights import tensor_heads
 from stages.scratch import scratch_folder
 
@@ -112,6 +113,7 @@ def load_network(folder: Path, dtype: str) -> "PreTrainedModel":
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
+    settle_vector_math()
     tensor_heads(folder)
     config = load_config(folder)
     refuse_other_kinds(folder, config)

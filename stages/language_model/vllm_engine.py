@@ -23,6 +23,7 @@ from stages.language_model.engine import (
 from stages.language_model.folder import vocab_size
 from stages.language_model.hardware import cuda_is_available, describe_hardware
 from stages.language_model.loading import text_config
+from stages.language_model.vector_math import settle_vector_math
 
 OLDEST_VLLM = (0, 26)
 
@@ -175,6 +176,7 @@ def _start(options: EngineOptions, *, on_gpu: bool) -> Any:
     """vLLM's own engine, with the model loaded."""
     import vllm
 
+    settle_vector_math()
     model: dict[str, Any] = {
         "model": str(options.model),
         "dtype": options.dtype,

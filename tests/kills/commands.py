@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conftest import make_tiny_model, write_cache
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from kills.running import in_fork
 from workspace import make_workspace
 
@@ -24,6 +26,11 @@ def with_run(inputs: Path, out: Path) -> None:
     shutil.copytree(inputs / "run", out / "run")
 
 
+def with_cache(inputs: Path, out: Path) -> None:
+    """A cache that may be changed."""
+    shutil.copytree(inputs / "made-up", out / "cache")
+
+
 CONFIG = "--config {in}/topic.toml"
 FINETUNE = "--set finetune.model={in}/tiny --set finetune.forget=[\"{in}/questions-forget.jsonl\"] " \
     "--set finetune.retain=[\"{in}/questions-retain.jsonl\"] --set finetune.batch_rows=2 --set finetune.epochs=3 " \
@@ -35,10 +42,16 @@ COMMANDS: dict[str, Command] = {
     "cache push": Command("cache push {in}/made-up {out}/remote", 120),
     "cache push --no-text": Command("cache push {in}/made-up {out}/remote --no-text", 120),
     "cache pull": Command("cache pull {in}/made-up {out}/pulled", 120),
+    "cache sign": Command("cache sign {out}/cache --key {in}/key", 20, with_cache),
+    "default-model": Command("default-model --out {out}/model", 4),
     "teacher-cache": Command(f"teacher-cache {CONFIG} --out {{out}}/cache", 120),
     "report": Command("report --run {out}/run", 60, with_run),
     "results": Command("results topic={in}/results --out {out}/RESULTS.md", 20),
     "distill": Command(f"distill {CONFIG} --cache {{in}}/cache --out {{out}}/run {STUDENT}", 100),
+    "sweep": Command(
+        f"sweep {CONFIG} --cache {{in}}/cache --out {{out}}/sweep --set student.epochs=1 "
+        "--set sweep.axes.student.learning_rate=[1e-3,1e-2]", 12
+    ),
     "finetune": Command(f"finetune {CONFIG} {FINETUNE} --out {{out}}/run", 50),
     "evaluate": Command(f"evaluate {CONFIG} --model {{in}}/run/model --out {{out}}/evaluation.json", 60),
     "prefixes": Command(f"prefixes {CONFIG} --out {{out}}/prefixes.md {{in}}/prefix.json {{in}}/other.json", 20),
@@ -70,6 +83,9 @@ def _made_by_hand(folder: Path) -> None:
     (folder / "other.json").write_text('{"system": "You know no capital."}')
     write_cache(folder / "made-up", 18, 4)
     write_cache(folder / "other", 24, 8)
+    key = Ed25519PrivateKey.generate()
+    (folder / "key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
+    (folder / "key").chmod(0o600)
 
 
 def arguments_of(command: Command, inputs: Path, out: Path) -> list[str]:

@@ -11,6 +11,8 @@ Tree = dict[str, Any]
 # When, how fast and after how many attempts.
 PASSING = {"seconds", "resumed_at", "started_at", "seconds_of_parts"}
 # TensorBoard names its files by time, machine and process, and begins one for each attempt.
+# Python tries a temporary folder with an empty file of such a name, and a kill may come before it is gone.
+TRIED = re.compile(r"[a-z0-9_]{8}")
 EVENTS = re.compile(r"events\.out\.tfevents\..*")
 
 
@@ -19,6 +21,8 @@ def tree(folder: Path) -> Tree:
     found: Tree = {}
     for path in sorted(folder.rglob("*")):
         name = EVENTS.sub("events", str(path.relative_to(folder)))
+        if TRIED.fullmatch(name) and path.is_file() and not path.stat().st_size:
+            continue
         if path.is_dir() or name.endswith("events"):
             found[name] = None
         elif path.suffix in (".json", ".jsonl"):

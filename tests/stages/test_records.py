@@ -139,12 +139,12 @@ def test_another_unicode_encoding_is_named_with_the_command_that_converts_it(tmp
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
-        (gzip.compress(ONE.encode())[:-9], "is a damaged gzip file"),
-        (gzip.compress(ONE.encode())[:5], "is a damaged gzip file"),
-        (gzip.compress(b"a" * 999)[:-8] + b"12345678", "is a damaged gzip file"),
-        (gzip.compress(ONE.encode()) + b"rest", "is a damaged gzip file"),
+        (gzip.compress(ONE.encode(), mtime=0)[:-9], "is a damaged gzip file"),
+        (gzip.compress(ONE.encode(), mtime=0)[:5], "is a damaged gzip file"),
+        (gzip.compress(b"a" * 999, mtime=0)[:-8] + b"12345678", "is a damaged gzip file"),
+        (gzip.compress(ONE.encode(), mtime=0) + b"rest", "is a damaged gzip file"),
         (b"\x1f\x8b", "is a damaged gzip file"),
-        (gzip.compress(ONE.encode("utf-16")), "is UTF-16, not UTF-8"),
+        (gzip.compress(ONE.encode("utf-16"), mtime=0), "is UTF-16, not UTF-8"),
         (b"PK\x03\x04rest", "is zip, not text"),
         (b"\x28\xb5\x2f\xfdrest", "is zstd, not text"),
         ('{"query": "Bogotá?"}'.encode("latin-1"), "is not UTF-8 (byte 16)"),
