@@ -76,7 +76,7 @@ def quantised(context: Context) -> dict[str, Any]:
             refused[f"quantisation, {weights}"] = error.found
     # Rounding is read as an attack is: against the same questions of the same model without it.
     scores = score_table(pl.concat([plain, *said])).filter(pl.col("attack").is_not_null())
-    kept = ("model", "weights", "file", "number", "question", "reference", "answer")
+    kept = ("model", "weights", "file", "number", "question", "reference", "answer", "leaked")
     return {
         "quantisation": scores.rename({"attack": "weights"}).drop("supplies_answer").to_dicts(),
         "quantisation_answers": pl.concat(said).rename({"attack": "weights"}).select(kept).to_dicts(),

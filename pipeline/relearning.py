@@ -121,6 +121,6 @@ def relearn(
     return Relearnt(
         scores.with_columns(**when).drop("attack", "supplies_answer"),
         said.with_columns(**when).select(
-            "model", "file", "number", "question", "reference", "answer", "trained_on", "step"
+            "model", "file", "number", "question", "reference", "answer", "leaked", "trained_on", "step"
         ),
     )

@@ -58,6 +58,15 @@ class EvaluationSettings(Section):
         description="TOML file of further sentences that count as a refusal: lists of regular expressions by language, "
         "added to our own.",
     )
+    forget_margin: float = Field(
+        10.0,
+        gt=0,
+        le=100,
+        description="Points by which more may come out of the student than of a model that never knew, for the verdict.",
+    )
+    keep_margin: float = Field(
+        5.0, gt=0, le=100, description="Points that a loss on what is to be kept may not reach, for the verdict."
+    )
     max_tokens: int = Field(32, ge=1, le=2**17, description="Longest answer.")
     first_tokens: int = Field(
         3, ge=0, le=10**6, description="Questions per file whose ten likeliest first tokens are kept, for every model."

@@ -37,7 +37,7 @@ def build(
     return Document(
         title=f"{PurePath(audit.run.base).name}, unlearned",
         facts=facts,
-        verdict=judge(audit, heard),
+        verdict=judge(audit),
         rules=RULES,
         sections=(
             said.scores(audit, heard),
