@@ -40,11 +40,15 @@ class Answers:
     def leaks_beyond(self, file: str, role: Role | None = None) -> Interval | None:
         """Share of questions that the student leaks in any sample, in points, less that of another model.
 
-        role: that model; None: less the share of the student's own greedy answers in full. None if they share no question.
+        role: that model; None: less the share of the student's own greedy answers that leak. None if they share no question.
         """
         own = self._leaked.get(("student", file), {})
         said = self.of("student", file)
-        greedy = {question: answer.in_full for question, answer in said.items() if answer.in_full is not None}
+        # Samples are counted by the same measure; older files have the answer in full alone.
+        given = {
+            question: answer.in_full if answer.leaked is None else answer.leaked for question, answer in said.items()
+        }
+        greedy = {question: leaked for question, leaked in given.items() if leaked is not None}
         other = greedy if role is None else self._leaked.get((role, file), {})
         differences = [POINTS * (own[question] - other[question]) for question in own if question in other]
         return mean_with_interval(differences) if differences else None
