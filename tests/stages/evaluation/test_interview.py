@@ -50,6 +50,7 @@ def test_every_question_once_then_the_attacked_files(tiny_model: Path, prompter:
         ("retain", 1, None, "2 + 2?"),
         ("forget", 0, "reverse", "What is the capital of Mali?"),
     ]
+    assert answers["cut"].to_list() == [tokens == 3 for tokens in answers["tokens"]]  # the tiny model ends no turn
     assert sum(done) == len(planned("reverse")) == 4
     assert answers["tokens"].max() <= 3  # type: ignore[operator]
     # Each answer is what the engine says to the prompt that this question makes.
@@ -65,6 +66,13 @@ def test_the_longest_prompt_counts_prefix_and_attacks(prompter: Prompter) -> Non
     assert plain == max(len(prompter.ids(each.question)) for asked in FILES.values() for each in asked)
     assert longest_prompt(prompter, planned(), PREFIX) > plain
     assert longest_prompt(prompter, planned("reverse"), PREFIX) > longest_prompt(prompter, planned(), PREFIX)
+
+
+def test_all_answers_of_a_file_are_rivals_under_an_attack_as_without() -> None:
+    kept = plan(FILES, [], {})[-1]
+    attacked = plan({}, ["reverse"], {"retain": Materials(FILES["retain"])})
+
+    assert kept.rivals == attacked[0].rivals == ("scattering", "4")
 
 
 def test_attacks_can_be_made_on_fewer_questions_evenly_spread() -> None:
