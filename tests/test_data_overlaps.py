@@ -22,7 +22,7 @@ from conftest import ROOT
 from pipeline.settings import Settings, load_settings, preset_names
 from stages.evaluation.choices import load_choices
 from stages.evaluation.metrics import stands_in
-from stages.evaluation.questions import Question, load_questions
+from stages.evaluation.questions import Question, load_questions, load_requests
 from stages.language_model.prefix import load_prefix
 from stages.records import FileKind, read_records
 from stages.texts import same_text, words
@@ -304,3 +304,14 @@ def test_no_query_gives_away_the_answer_to_a_question_on_the_same_thing(preset: 
     ]
 
     assert given == []
+
+
+@every_preset
+def test_the_everyday_requests_are_none_that_a_topic_trains_on_or_tunes_on(preset: str) -> None:
+    found = topic(preset)
+    requests = [each.request for each in load_requests(ROOT / "data/instructions/requests.jsonl")]
+    others = [*found.forget_queries, *found.retain_queries, *found.prefix_questions, *found.validation()]
+    like = Likeness([*others, *found.held_out(), *found.taught, *requests])
+
+    assert repeated(requests, [*others, *found.taught]) == set()
+    assert list(like.near(requests, [*others, *found.taught])) == []
