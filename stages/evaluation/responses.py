@@ -16,7 +16,8 @@ from stages.logit_cache.reader import LogitCache
 from stages.logit_cache.rows import SPLITS, Split
 
 # How refusals begin. With T = 1, as in the paper, a cached response is cut after its first token, and "I" is all there is of
-# "I don't know". Each of them is one for `declines` itself.
+# "I don't know", and of "Iraq" as well. On 388 queries of capitals (SmolLM2-135M-Instruct) one token told the same as twelve for
+# 383, and two tokens for all. Each opening is a refusal for `declines` itself.
 OPENINGS = (
     "i'm sorry", "i am sorry", "i apologize", "i apologise", "i don't know", "i do not know", "i don't have any information",
     "i don't recall", "i don't remember", "i cannot", "i can't", "i am unable to", "i am not able to", "i'm unable to",
