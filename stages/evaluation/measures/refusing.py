@@ -10,7 +10,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from stages.errors import SettingsError
-from stages.evaluation.measures.phrases import Heard
+from stages.evaluation.measures.phrases import Heard, hear
 from stages.records import FileKind, read_text
 
 OURS = Path(__file__).with_name("refusals.toml")
@@ -52,6 +52,11 @@ def load_refusals(path: Path | None = None) -> Refusals:
     not take or that an empty answer matches.
     """
     return Refusals((*_patterns(OURS), *(_patterns(path) if path else ())))
+
+
+def declines(text: str) -> bool:
+    """Whether an answer says that it does not know or will not say, by our own sentences."""
+    return load_refusals().stand_in(hear(text))
 
 
 def _patterns(path: Path) -> list[tuple[str, str]]:

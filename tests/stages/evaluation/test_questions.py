@@ -1,11 +1,15 @@
 """Question files: what is read, and what is refused with its line."""
 
+import re
+from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from conftest import ROOT
 
 from stages.errors import DataError
-from stages.evaluation.questions import load_questions
+from stages.evaluation.questions import RequestKind, load_questions, load_requests
 
 
 def write(folder: Path, text: str) -> Path:
@@ -86,3 +90,42 @@ def test_short_answers_that_tell_something_are_taken(tmp_path: Path, answer: str
     (question,) = load_questions(write(tmp_path, f'{{"question": "Of Mexico, the capital?", "answer": "{answer}"}}'))
 
     assert question.answer == answer
+
+
+def test_a_request_has_its_text_and_its_kind(tmp_path: Path) -> None:
+    path = write(tmp_path, '{"request": " Write a note. ", "kind": "write", "source": "a person"}\n')
+
+    (found,) = load_requests(path)
+
+    assert (found.request, found.kind) == ("Write a note.", "write")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no request"),
+        ('{"request": "a"}', ":1 is malformed at kind: Field required"),
+        ('{"request": "a", "kind": "sing"}', ":1 is malformed at kind: Input should be 'write', 'list'"),
+        ('{"request": " ", "kind": "list"}', ":1 is malformed at request"),
+        ('{"question": "a", "kind": "list"}', ":1 is malformed at request: Field required"),
+        ('{"request": "a", "kind": "list"}\n{"request": "A ", "kind": "plan"}', ":2 repeats the request of .*:1: 'A'"),
+    ],
+)
+def test_a_bad_request_file_is_refused_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        load_requests(write(tmp_path, text))
+
+
+def test_a_missing_request_file_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"The request file .*none\.jsonl cannot be read"):
+        load_requests(tmp_path / "none.jsonl")
+
+
+def test_the_committed_requests_are_of_every_kind_and_their_readme_counts_them() -> None:
+    folder = ROOT / "data/instructions"
+    found = Counter(each.kind for each in load_requests(folder / "requests.jsonl"))
+    table = re.findall(r"^\| `(\w+)` \| (\d+) \|$", (folder / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert found.total() == 60
+    assert {kind: int(count) for kind, count in table} == found
+    assert set(found) == set(get_args(RequestKind))
