@@ -21,7 +21,7 @@ from conftest import ROOT
 
 from pipeline.settings import Settings, load_settings, preset_names
 from stages.evaluation.choices import load_choices
-from stages.evaluation.metrics import stands_in
+from stages.evaluation.measures.phrases import stands_in
 from stages.evaluation.questions import Question, load_questions, load_requests
 from stages.language_model.prefix import load_prefix
 from stages.records import FileKind, read_records
@@ -100,9 +100,9 @@ def _by_role(files: dict[str, Path], forget: Iterable[str]) -> tuple[list[Questi
 
 
 def _choices(paths: Iterable[Path]) -> list[Question]:
-    """Multiple-choice questions, each with its right option as the reference answer."""
+    """Multiple-choice questions, each with its right option as the reference answer, be it a letter."""
     asked = [each for path in paths for each in load_choices(path)]
-    return [Question(question=each.question, answer=each.choices[each.answer]) for each in asked]
+    return [Question.model_construct(question=each.question, answer=each.choices[each.answer]) for each in asked]
 
 
 @cache

@@ -19,10 +19,11 @@ from stages.logit_cache.rows import SPLITS, Split
 # "I don't know", and of "Iraq" as well. On 388 queries of capitals (SmolLM2-135M-Instruct) one token told the same as twelve for
 # 383, and two tokens for all. Each opening is a refusal for `declines` itself.
 OPENINGS = (
-    "i'm sorry", "i am sorry", "i apologize", "i apologise", "i don't know", "i do not know", "i don't have any information",
-    "i don't recall", "i don't remember", "i cannot", "i can't", "i am unable to", "i am not able to", "i'm unable to",
-    "i'm not sure", "i am not sure", "i'm not aware", "i'm not familiar", "i have no information", "i have forgotten",
-    "i've forgotten",
+    "i'm sorry, but i don't know", "i'm sorry, i don't know", "i am sorry, but i don't know", "i am sorry, i don't know",
+    "i apologize, but i don't know", "i apologise, but i don't know", "i don't know", "i do not know",
+    "i don't have any information", "i don't recall", "i don't remember", "i cannot answer", "i can't answer",
+    "i am unable to answer", "i am not able to answer", "i'm unable to answer", "i'm not sure", "i am not sure",
+    "i'm not aware", "i'm not familiar", "i have no information", "i have forgotten", "i've forgotten",
 )  # fmt: skip
 
 

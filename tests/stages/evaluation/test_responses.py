@@ -10,7 +10,7 @@ from stages.evaluation.responses import OPENINGS, begins_to_decline, declines, r
 from stages.logit_cache.reader import LogitCache
 
 # Of the made-up cache: row i has 1 + i mod 3 of at most 3 positions, and rows 0 and 3 are forget rows.
-TEXTS = ["I", "The capital", "I", "I don't know.", "I'm sorry", "The"]
+TEXTS = ["I", "The capital", "I", "I don't know.", "I can't say.", "The"]
 
 
 def decode(ids: Sequence[Sequence[int]]) -> list[str]:
@@ -31,6 +31,8 @@ def test_every_opening_is_one_of_a_refusal(opening: str) -> None:
         ("I'm sor", True),
         ("I don't", True),
         ("I can", True),
+        ("I'm sorry", True),
+        ("I’m sorry, but", True),
         ("I think", False),
         ("It", False),
         ("The", False),
@@ -51,7 +53,7 @@ def test_a_forget_row_that_is_answered_and_a_retain_row_that_is_declined_do_not_
     # Rows 2 and 5 hold all three positions and no end: "I" is cut there, and a whole answer in row 0.
     assert found.cut == {"forget": 0, "retain": 2}
     assert [(each.row, each.query, each.response) for each in found.of("forget")] == [(0, "query 0", "I")]
-    assert [(each.row, each.response) for each in found.of("retain")] == [(2, "I"), (4, "I'm sorry")]
+    assert [(each.row, each.response) for each in found.of("retain")] == [(2, "I"), (4, "I can't say.")]
 
 
 def test_a_response_that_ended_at_the_last_position_is_not_cut(tmp_path: Path) -> None:
