@@ -68,9 +68,9 @@ def plan(
     files: Mapping[str, Sequence[Question]],
     attacks: Sequence[AttackName],
     attacked: Mapping[str, Materials],
-    attacked_questions: int | None = None,
+    numbers: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Item]:
-    """Every question of every file, then each attack on each attacked file, or on so many of its questions."""
+    """Every question of every file, then each attack on each attacked file, or on these of its questions."""
     items = [
         Item(file, number, None, question, plainly(question), rivals)
         for file, questions in files.items()
@@ -82,7 +82,7 @@ def plan(
         for attack in attacks
         for file, materials in attacked.items()
         for rivals in [all_answers(materials.questions)]
-        for number in spread(len(materials.questions), attacked_questions)
+        for number in (range(len(materials.questions)) if numbers is None else numbers[file])
     ]
     return items
 

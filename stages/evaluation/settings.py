@@ -30,8 +30,8 @@ class EvaluationSettings(Section):
         None,
         ge=1,
         le=10**6,
-        description="So many questions of a file, evenly spread, for what costs most: attacks and samples of the attacked "
-        "files, fluency and layers of all; default: all, and 64 for the layers.",
+        description="At most so many questions of a file, evenly spread, for what costs most: attacks and samples, which ask for "
+        "what the base knows, fluency and layers; default: all, and 64 for the layers.",
     )
     revealing: InputPath | None = Field(
         None, description="Question file on other entities, shown with its answers by the attack few_shot."

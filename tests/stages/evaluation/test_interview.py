@@ -77,7 +77,7 @@ def test_all_answers_of_a_file_are_rivals_under_an_attack_as_without() -> None:
 
 def test_attacks_can_be_made_on_fewer_questions_evenly_spread() -> None:
     questions = [Question(question=f"{number}?", answer="Lima") for number in range(10)]
-    items = plan({"forget": questions}, ["reverse"], {"forget": Materials(questions)}, attacked_questions=4)
+    items = plan({"forget": questions}, ["reverse"], {"forget": Materials(questions)}, {"forget": [0, 2, 5, 7]})
 
     assert [item.number for item in items if item.attack is None] == list(range(10))
     assert [(item.number, item.question.question) for item in items if item.attack] == [
