@@ -1,13 +1,19 @@
 """Sentences of refusal: ours, measured on answers labelled by hand, and those of a user's file."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
+from scipy.stats import binomtest
 
 from stages.errors import SettingsError
 from stages.evaluation.measures.phrases import hear
 from stages.evaluation.measures.refusing import load_refusals
 from stages.evaluation.measures.scoring import score_answer
+
+LABELLED = Path(__file__).parents[1] / "refusals_labelled.jsonl"
 
 
 def write(folder: Path, text: str) -> Path:
@@ -67,3 +73,53 @@ def test_a_bad_file_is_refused_with_the_sentence(tmp_path: Path, text: str, mess
 def test_a_missing_file_is_refused_with_its_setting(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"evaluation\.refusals"):
         load_refusals(tmp_path / "none.toml")
+
+
+@dataclass(frozen=True)
+class Detected:
+    """How many answers of one group were found to refuse, and how many of those and of the others do, by hand."""
+
+    answers: int
+    found: int
+    right: int
+    declining: int
+
+    def __str__(self) -> str:
+        return f"{self.answers} | {_share(self.right, self.found)} | {_share(self.right, self.declining)}"
+
+
+def _share(count: int, of: int) -> str:
+    """With its Clopper–Pearson interval, in points."""
+    interval = binomtest(count, of).proportion_ci(method="exact")
+    return f"{count}/{of} = {100 * count / of:.1f} ({100 * interval.low:.1f} – {100 * interval.high:.1f})"
+
+
+def detected(*, half: str, fakes: bool = True) -> Detected:
+    lines = LABELLED.read_text(encoding="utf-8").splitlines()
+    rows = [row for row in map(json.loads, lines) if row["half"] == half and (fakes or row["from"] != "fake")]
+    found = [row for row in rows if score_answer(row["answer"], ["…"]).refused]
+    right = sum(row["declines"] for row in found)
+    return Detected(len(rows), len(found), right, sum(row["declines"] for row in rows))
+
+
+def test_the_labelled_answers_are_of_all_kinds_and_none_stands_twice() -> None:
+    rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
+
+    assert len(rows) == len({row["answer"] for row in rows}) >= 300
+    assert {row["from"] for row in rows} >= {"base", "teacher", "fake"}
+    assert all(isinstance(row["declines"], bool) for row in rows)
+
+
+def test_refusals_are_told_from_other_answers_on_what_was_held_out() -> None:
+    found = detected(half="held-out")
+
+    assert found.right / found.found >= 0.95
+    assert found.right / found.declining >= 0.93
+
+
+@pytest.mark.parametrize("half", ["tuning", "held-out"])
+@pytest.mark.parametrize(("fakes", "answers"), [(True, "all"), (False, "of models")])
+def test_the_page_on_measures_states_these_figures(half: str, fakes: bool, answers: str) -> None:
+    page = (ROOT / "docs" / "measures.md").read_text(encoding="utf-8")
+
+    assert f"| {half}, {answers} | {detected(half=half, fakes=fakes)} |" in page
