@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
 PRECISIONS = ("int8", "int4")
+# What comes back by rounding is held against a model that never knew.
+ROUNDED = ("student", "control")
 # Begins the names of temporary folders, which an audit that was killed leaves to the next one.
 SCRATCH = "scratch-"
 LENS_QUESTIONS = 64
@@ -58,18 +60,21 @@ class Part:
 
 
 def quantised(context: Context) -> dict[str, Any]:
-    """The student with weights on coarser grids, asked every question without attack, and what that changes."""
+    """Student, and control, with weights on coarser grids, asked every question without attack, and what that changes."""
     from stages.evaluation.interview import ANSWER_SCHEMA
     from stages.evaluation.scores import score_table
 
     heard = pl.DataFrame(context.heard["answers"], schema=ANSWER_SCHEMA)
-    plain = heard.filter((pl.col("model") == "student") & pl.col("attack").is_null())
-    said, refused = [], {}
+    folders = {role: folder for role, folder in context.models.folders.items() if role in ROUNDED}
+    plain = heard.filter(pl.col("model").is_in(list(folders)) & pl.col("attack").is_null())
+    said: list[pl.DataFrame] = []
+    refused = {}
     for weights in PRECISIONS:
         try:
-            said.append(
-                in_own_process(_ask_quantised, context.settings, context.models.student, weights, context.scratch)
-            )
+            said += [
+                in_own_process(_ask_quantised, context.settings, folder, role, weights, context.scratch)
+                for role, folder in folders.items()
+            ]
         except DuetError as error:
             if not said and weights == PRECISIONS[-1]:
                 raise
@@ -130,8 +135,8 @@ PARTS = {
 }
 
 
-def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Path) -> pl.DataFrame:
-    """Answers of the rounded student, its weights' name in the place of an attack's."""
+def _ask_quantised(settings: Settings, model: Path, role: "ModelRole", weights: Any, scratch: Path) -> pl.DataFrame:
+    """Answers of the rounded model, its weights' name in the place of an attack's."""
     quieten_libraries()
     from stages.evaluation.interview import interview, longest_prompt, plan
     from stages.evaluation.quantisation import quantised_copy
@@ -139,15 +144,15 @@ def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Pat
     asked, items = settings.evaluation, plan(question_files(settings), (), {})
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=SCRATCH) as folder:
-        copy = quantised_copy(student, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
+        copy = quantised_copy(model, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
         prompter = prompter_for(settings, copy)
         engine = start_for(settings, copy, longest_prompt(prompter, items, None) + asked.max_tokens)
-        with progress(f"answers: student, {weights} ({engine.name})", len(items), "questions") as advance:
+        with progress(f"answers: {role}, {weights} ({engine.name})", len(items), "questions") as advance:
             said = interview(
                 engine,
                 prompter,
                 items,
-                role="student",
+                role=role,
                 prefix=None,
                 max_tokens=asked.max_tokens,
                 refusals=asked.refusals,

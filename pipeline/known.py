@@ -56,5 +56,12 @@ def _ask_plainly(settings: Settings, base: Path) -> pl.DataFrame:
     engine = start_for(settings, base, longest_prompt(prompter, items, None) + asked.max_tokens)
     with progress(f"what the base knows ({engine.name})", len(items), "questions") as advance:
         return interview(
-            engine, prompter, items, role="base", prefix=None, max_tokens=asked.max_tokens, advance=advance
+            engine,
+            prompter,
+            items,
+            role="base",
+            prefix=None,
+            max_tokens=asked.max_tokens,
+            refusals=asked.refusals,
+            advance=advance,
         )
