@@ -67,7 +67,7 @@ class Lens(Measured):
 class WeightChange(Record):
     layer: str
     norm: float
-    relative: float
+    relative: float | None
 
 
 class Membership(Record):
