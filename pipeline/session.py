@@ -24,6 +24,8 @@ from stages.language_model.prefix import Prefix, load_prefix
 if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
+SHORTEN = "Shorten the prefix or set evaluation.max_tokens lower."
+
 
 class Session:
     """The model in a folder, in the roles that it has: base and teacher, student, or control; none, to score others only.
@@ -173,8 +175,8 @@ class Session:
         self.seconds[f"{name}, {role}"] = round(time.perf_counter() - began, 1)
 
 
-def start_for(settings: Settings, model: Path, needed: int) -> Engine:
-    """An engine for the evaluation. needed: tokens of the longest prompt and answer.
+def start_for(settings: Settings, model: Path, needed: int, *, advice: str = SHORTEN) -> Engine:
+    """An engine for the evaluation. needed: tokens of the longest prompt and answer. advice: where they are too many.
 
     Raises SettingsError if the model does not hold them: nothing is truncated.
     """
@@ -183,7 +185,7 @@ def start_for(settings: Settings, model: Path, needed: int) -> Engine:
         raise SettingsError(
             f"The longest prompt and answer take {needed} tokens, {model} holds {limit}.",
             "Nothing is truncated, so nothing was asked.",
-            "Shorten the prefix or set evaluation.max_tokens lower.",
+            advice,
         )
     return start_engine(
         settings.model.engine,
