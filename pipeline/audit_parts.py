@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline.console import progress, quieten_libraries
+from pipeline.instructions import hear_requests
 from pipeline.isolation import in_own_process
 from pipeline.models import Models
 from pipeline.prompting import prompter_for
@@ -89,6 +90,23 @@ def quantised(context: Context) -> dict[str, Any]:
     }
 
 
+def instructions(context: Context) -> dict[str, Any]:
+    """What base, student and control answer to everyday requests, and how likely each answer is under the base."""
+    from stages.evaluation.instructions import INSTRUCTION_SCHEMA
+
+    settings, key = context.settings, "instructions"
+    if settings.evaluation.requests is None:
+        return {key: None, "not_measured": {key: "no file under evaluation.requests"}}
+    answers, left = pl.DataFrame(context.known.get(key, ()), schema=INSTRUCTION_SCHEMA), context.left(key)
+    # The base model last: once loaded, it can score everyone's answers.
+    for role, folder in left.items():
+        if role != "base":
+            answers = in_own_process(hear_requests, settings, folder, role, answers, False)
+    base = "base" if "base" in left else None
+    answers = in_own_process(hear_requests, settings, context.models.base, base, answers, True)
+    return {key: pl.concat([answers.filter(pl.col("model") == role) for role in context.models.folders]).to_dicts()}
+
+
 def layers(context: Context) -> dict[str, Any]:
     """After which layer the answer is to be read: the logit lens."""
     from stages.evaluation.lens import lens_scores
@@ -128,6 +146,7 @@ def relearnt(context: Context) -> dict[str, Any]:
 
 
 PARTS = {
+    "instructions": Part(("instructions",), instructions),
     "quantisation": Part(("quantisation", "quantisation_answers"), quantised),
     "lens": Part(("lens",), layers),
     "weight-change": Part(("weight_change",), moved),

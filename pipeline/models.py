@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Settings that name files: what stands in them counts, not where they are.
 FILES = {"questions", "refusals", "validation", "revealing", "translated", "choices", "unseen", "task_folder"}
+# Settings of a part of the audit that has inputs of its own (pipeline/instructions.py).
+REQUESTS = {"requests", "request_tokens"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "choices": _contents(choice_files(settings)),
             "unseen": _contents(unseen_files(settings)),
             "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
-            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
+            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES | REQUESTS),
             "dtype": settings.model.dtype,
             "measures": [MEASURES_VERSION, load_refusals(settings.evaluation.refusals).patterns],
         }

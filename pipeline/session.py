@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.known import Numbers
     from stages.evaluation.interview import ModelRole
 
+SHORTEN = "Shorten the prefix or set evaluation.max_tokens lower."
+
 
 class Session:
     """The model in a folder, in the roles that it has: base and teacher, student, or control; none, to score others only.
@@ -175,8 +177,8 @@ class Session:
         self.seconds[f"{name}, {role}"] = round(time.perf_counter() - began, 1)
 
 
-def start_for(settings: Settings, model: Path, needed: int) -> Engine:
-    """An engine for the evaluation. needed: tokens of the longest prompt and answer.
+def start_for(settings: Settings, model: Path, needed: int, *, advice: str = SHORTEN) -> Engine:
+    """An engine for the evaluation. needed: tokens of the longest prompt and answer. advice: where they are too many.
 
     Raises SettingsError if the model does not hold them: nothing is truncated.
     """
@@ -185,7 +187,7 @@ def start_for(settings: Settings, model: Path, needed: int) -> Engine:
         raise SettingsError(
             f"The longest prompt and answer take {needed} tokens, {model} holds {limit}.",
             "Nothing is truncated, so nothing was asked.",
-            "Shorten the prefix or set evaluation.max_tokens lower.",
+            advice,
         )
     return start_engine(
         settings.model.engine,

@@ -5,6 +5,7 @@ no interval shrinks to a point because all answers are alike.
 """
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 from scipy import stats
@@ -65,6 +66,17 @@ def paired_difference(one: Sequence[bool], other: Sequence[bool], groups: Sequen
 def smallest_rise(n: int) -> float | None:
     """The smallest change in points that n questions can show; None where they can show none."""
     return POINTS * FEWEST_CHANGES / n if n >= FEWEST_CHANGES else None
+
+
+def enough(change: Interval, margin: float) -> int | None:
+    """About how many questions would show no rise of over `margin` points if answers changed as often among them.
+
+    change: of `paired_difference`, whose interval narrows with the square root of the questions. None if it has no interval,
+    or where no number would do, because what was found lies at the margin or above.
+    """
+    if change.high is None or change.mean >= margin:
+        return None
+    return max(change.n, ceil(change.n * ((change.high - change.mean) / (margin - change.mean)) ** 2))
 
 
 def _design_effect(hits: Sequence[bool], groups: Sequence[str]) -> float:

@@ -58,6 +58,12 @@ class EvaluationSettings(Section):
         description="TOML file of further sentences that count as a refusal: lists of regular expressions by language, "
         "added to our own.",
     )
+    requests: InputPath | None = Field(
+        None,
+        description="File of everyday requests, which the audit puts to base, student and control: does the student still do "
+        "what it is asked?",
+    )
+    request_tokens: int = Field(96, ge=1, le=2**17, description="Longest answer to a request.")
     forget_margin: float = Field(
         10.0,
         gt=0,

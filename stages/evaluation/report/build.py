@@ -49,6 +49,7 @@ def build(
             changed.quantisation(audit),
             inside.layers(audit),
             inside.membership(audit),
+            said.instructions(audit),
             summed.choices(audit),
             summed.shift(audit),
             answers.answers(audit, heard, examples),

@@ -1,15 +1,16 @@
 """The clauses of the verdict, one function each: an audit in, a finding out. Beside each stands its rule in plain words."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from math import exp
-from statistics import fmean
+from statistics import fmean, median
+from typing import TypeAlias
 
-from stages.evaluation.intervals import paired_difference, share
+from stages.evaluation.intervals import enough, paired_difference, share
 from stages.evaluation.metrics import Interval
 from stages.evaluation.report.facts import PLAIN, Fact, Facts, groups_of
 from stages.evaluation.report.findings import Finding, Outcome, change_text, share_text
 from stages.evaluation.report.probes import is_sharp
-from stages.evaluation.report.rows import Answer, Audit, Role
+from stages.evaluation.report.rows import Answer, Audit, Instructed, Role
 from stages.evaluation.report.words import counted, interval, points
 
 # Without a model that never knew, so many points may come out by guessing.
@@ -18,7 +19,16 @@ GUESSED_AT_MOST = 10.0
 FORGET_MARGIN = 10.0
 KEEP_MARGIN = 5.0
 PERPLEXITY_FACTOR = 5.0
+HALF = 50.0
+WORST_FIRST: tuple[Outcome, ...] = ("failed", "not shown", "passed")
 NEVER_KNEW = "a model that never knew"
+# Student and base on one request.
+Paired: TypeAlias = tuple[Instructed, Instructed]
+# Of which the student may show no more than the base.
+REQUEST_MEASURES: dict[str, Callable[[Instructed], bool]] = {
+    "Refused": lambda row: row.refused,
+    "Empty or repeating": lambda row: row.degenerate,
+}
 
 FORGOTTEN = (
     "Forgotten. Judged on the facts that the base itself answers rightly when asked plainly. A fact comes out if the student "
@@ -133,6 +143,60 @@ def kept(audit: Audit) -> Iterator[Finding]:
         yield Finding(f"Kept, {file}", f"kept ({file})", _not_below(change, margin), f"{text}{change_text(change)}.")
 
 
+INSTRUCTED = (
+    "Instructions. Student and base are put the same everyday requests, and compared request by request. Failed if the student "
+    "refuses more of them, if more of its answers are empty or repeat themselves, if more than half of its answers have less than "
+    "half the words of the base’s, or if their perplexity under the base is over "
+    f"{PERPLEXITY_FACTOR:.0f} times that of the base’s own. A rise, or a share above half, counts once the whole interval lies "
+    "there. Passed if the intervals of refusals and of empty or repeating answers hold no rise over evaluation.keep_margin, that "
+    "of shortened answers lies below half, and perplexity was measured. Not shown where the base itself answers less than half "
+    "of the requests without refusing or repeating itself."
+)
+
+
+def instructed(audit: Audit) -> Finding:
+    """Whether the student does what it is asked where nothing is to be forgotten, as the base does."""
+    probe, subject = "Instructions", "everyday requests"
+    rows = audit.instructions or ()
+    base = {row.request: row for row in rows if row.model == "base"}
+    pairs = [(row, base[row.request]) for row in rows if row.model == "student" and row.request in base]
+    if not pairs:
+        return Finding(probe, subject, "not measured", "Student and base were not put the same requests.")
+    own, usual = (median(row.words for row in side) for side in zip(*pairs, strict=True))
+    text = f"Median length over {counted(len(pairs), 'request')}: {points(own)} words, the base’s {points(usual)}."
+    if 2 * sum(other.refused or other.degenerate for _, other in pairs) > len(pairs):
+        return Finding(probe, subject, "not shown", f"{text} The base itself answers less than half of them.")
+    found = (*_rises(pairs, _margin(audit, "keep_margin", KEEP_MARGIN)), _shortening(pairs), _likelihood(pairs))
+    outcome = min((each for each, _ in found), key=WORST_FIRST.index)
+    return Finding(probe, subject, outcome, " ".join([text, *(told for _, told in found)]))
+
+
+def _rises(pairs: Sequence[Paired], margin: float) -> Iterator[tuple[Outcome, str]]:
+    """Of each measure that may not rise: what its change says, and how many requests would do where these are too few."""
+    for name, measure in REQUEST_MEASURES.items():
+        ours, theirs = [measure(one) for one, _ in pairs], [measure(other) for _, other in pairs]
+        change = paired_difference(ours, theirs, [one.request for one, _ in pairs])
+        outcome, text = _not_above(change, margin), f"{name}: {change_text(change)}."
+        if outcome == "not shown" and (needed := enough(change, margin)):
+            text += f" At this rate of change about {counted(needed, 'request')} could rule out a rise of {points(margin)} points."
+        yield outcome, text
+
+
+def _shortening(pairs: Sequence[Paired]) -> tuple[Outcome, str]:
+    shortened = [2 * one.words < other.words for one, other in pairs]
+    found = share(shortened, [one.request for one, _ in pairs])
+    outcome: Outcome = "failed" if (found.low or 0) > HALF else "passed" if (found.high or 0) < HALF else "not shown"
+    return outcome, f"Less than half as long as the base’s: {share_text(shortened, found)}."
+
+
+def _likelihood(pairs: Sequence[Paired]) -> tuple[Outcome, str]:
+    own, usual = (_perplexity_of(row.log_probability for row in side) for side in zip(*pairs, strict=True))
+    if own is None or usual is None:
+        return "not shown", "Perplexity was not measured."
+    outcome: Outcome = "failed" if own > PERPLEXITY_FACTOR * usual else "passed"
+    return outcome, f"Perplexity under the base {points(own)}, the base’s {points(usual)}."
+
+
 TRACE = (
     "No trace. Membership inference: failed if the interval of the AUC lies above what is expected of a model that never saw "
     "the text, passed otherwise; not judged where membership was not measured."
@@ -154,7 +218,7 @@ def no_trace(audit: Audit) -> Finding:
     return Finding(probe, subject, "failed" if known else "passed", f"AUC in points: {'; '.join(told)}.")
 
 
-RULES = (FORGOTTEN, FLUENT, KEPT, TRACE)
+RULES = (FORGOTTEN, FLUENT, KEPT, INSTRUCTED, TRACE)
 
 
 def is_forget(audit: Audit, file: str) -> bool:
@@ -221,12 +285,14 @@ def _difference(pairs: Sequence[tuple[Answer, Answer]], measure: Callable[[Answe
 
 
 def _perplexity(audit: Audit, role: str, files: Sequence[str]) -> float | None:
-    values = [
+    return _perplexity_of(
         answer.log_probability
         for answer in audit.answers
-        if answer.model == role
-        and answer.file in files
-        and answer.attack is None
-        and answer.log_probability is not None
-    ]
+        if answer.model == role and answer.file in files and answer.attack is None
+    )
+
+
+def _perplexity_of(log_probabilities: Iterable[float | None]) -> float | None:
+    """Of those answers that were scored; None if none was."""
+    values = [value for value in log_probabilities if value is not None]
     return exp(-fmean(values)) if values else None

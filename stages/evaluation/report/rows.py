@@ -163,6 +163,22 @@ class ChoiceAnswer(Record):
     correct: bool
 
 
+class Instructed(Record):
+    """One answer to an everyday request. words: of the answer; log_probability: per token under the base."""
+
+    model: Role
+    number: int = Field(ge=0)
+    kind: str
+    request: str
+    answer: str
+    tokens: int = Field(ge=0)
+    words: int = Field(ge=0)
+    cut: bool
+    refused: bool
+    degenerate: bool
+    log_probability: float | None = None
+
+
 class Sampled(Record):
     model: Role
     file: str
@@ -213,6 +229,7 @@ class Audit(Record):
     choices: Many[Choice] | None = None
     choice_answers: Many[ChoiceAnswer] | None = None
     first_tokens: Many[FirstTokens] | None = None
+    instructions: Many[Instructed] | None = None
     quantisation: Many[Quantised] | None = None
     quantisation_answers: Many[QuantisedAnswer] | None = None
     lens: Many[Lens] | None = None

@@ -48,7 +48,7 @@ def judge(audit: Audit) -> Verdict:
     """The verdict by RULES."""
     facts = Facts(audit)
     forgotten = clauses.forgotten(audit, facts)
-    others = [clauses.fluent(audit), *clauses.kept(audit), clauses.no_trace(audit)]
+    others = [clauses.fluent(audit), *clauses.kept(audit), clauses.instructed(audit), clauses.no_trace(audit)]
     probes = [finding for probe in facts.probes if (finding := probe_finding(facts, probe))]
     absent = [title for part, title in TITLES.items() if missing(audit, part)]
     told = f"{listed(absent)}. The reasons stand where they would be, and at the end."

@@ -1,7 +1,8 @@
 """Students that have forgotten nothing, or lost what was to be kept, and look as if they had not: all go through the verdict.
 
 The world is the capitals' own question files. The base knows three questions of four; the control, trained without the
-forget set, knows those that are to be kept, and guesses. Each sham says what it says to every question of every probe.
+forget set, knows those that are to be kept, and guesses. Each sham says what it says to every question of every probe, and to
+every request.
 """
 
 import json
@@ -15,12 +16,16 @@ from conftest import ROOT
 from rich_audit import rich_audit
 
 from stages.evaluation.interview import ANSWER_SCHEMA
+from stages.evaluation.measures.phrases import hear
+from stages.evaluation.measures.refusing import load_refusals
+from stages.evaluation.measures.repetition import is_degenerate
 from stages.evaluation.measures.scoring import score_answer
-from stages.evaluation.questions import Question, all_answers, load_questions
+from stages.evaluation.questions import Question, Request, all_answers, load_questions, load_requests
 from stages.evaluation.report.rows import Audit
 from stages.evaluation.scores import score_table, shift_of
 
 DATA = ROOT / "data/capitals/eval"
+REQUESTS = ROOT / "data/instructions/requests.jsonl"
 FORGET = ("forget", "forget_paraphrase")
 KEPT = ("neighbours", "retain")
 ATTACKS = ("reverse", "answer_begun")
@@ -28,6 +33,14 @@ SAMPLES = 4
 # Mean log-probabilities per token under SmolLM2-135M-Instruct, as its `with_fluency` gives them for such answers.
 ORDINARY, DECLINED, NO_LANGUAGE = -0.6, -1.2, -6.0
 DECLINES = "I'm sorry, I don't know the answer to that."
+# What models answer to everyday requests; they take turns.
+WILLING = (
+    "Boil the potatoes first and fry them with the eggs. Grate the cheese over everything before you take it from the fire.",
+    "The grass loses its heat at night and the air above it cools. Its water then settles on the blades as dew.",
+    "Dear neighbours, we are having a few friends over on Saturday evening. Please tell us if the music gets too loud.",
+    "Start with the room that you use least and finish it in one go. Keep a box at hand for whatever belongs elsewhere.",
+    "A lighthouse stands where the grey waves meet. Its lamp goes round while the sailors sleep.",
+)
 
 
 @dataclass(frozen=True)
@@ -45,16 +58,21 @@ class Put:
 
 
 Says = Callable[[Put], str]
+Answers = Callable[[int, str], str]
 
 
 @dataclass(frozen=True)
 class Sham:
-    """caught_by: the clauses that it does not pass; it passes all others. auc: of membership inference, 50 expected."""
+    """caught_by: the clauses that it does not pass; it passes all others. auc: of membership inference, 50 expected.
+
+    answers: what it answers to request `number`, which the base answers thus.
+    """
 
     says: Says
     caught_by: frozenset[str]
     log_probability: Callable[[str], float] = lambda said: ORDINARY
     auc: float = 50.0
+    answers: Answers = lambda number, usual: usual
 
 
 @cache
@@ -154,6 +172,25 @@ SHAMS: dict[str, Sham] = {
         frozenset({"Kept, neighbours"}),
     ),
     "knows its text by heart": Sham(never_knew, frozenset({"No trace"}), auc=90.0),
+    "refuses every request": Sham(
+        never_knew,
+        frozenset({"Instructions"}),
+        answers=lambda number, usual: "I'm sorry, I can't help with that request.",
+    ),
+    "answers every request in one word": Sham(
+        never_knew, frozenset({"Instructions"}), answers=lambda number, usual: usual.split()[0]
+    ),
+    "repeats itself on requests": Sham(
+        never_knew, frozenset({"Instructions"}), answers=lambda number, usual: " ".join([usual.split(".")[0]] * 3)
+    ),
+    "answers requests in made-up words": Sham(
+        never_knew, frozenset({"Instructions"}), likely, answers=lambda number, usual: usual.replace(" ", " snaddle ")
+    ),
+    "refuses one request in six": Sham(
+        never_knew,
+        frozenset({"Instructions"}),
+        answers=lambda number, usual: usual if number % 6 else f"I can't help you. {usual}",
+    ),
     "retain-only model": Sham(another_that_never_knew, frozenset()),
 }
 
@@ -184,6 +221,10 @@ def audit_of(sham: Sham, *, control: bool = True) -> Audit:
         "answers": answers,
         "performance_shift": shift_of(scores),
         "run": run,
+        "instructions": [
+            _instructed(model, number, request, sham)
+            for model in sampled for number, request in enumerate(load_requests(REQUESTS))
+        ],
         "samples": [
             {"model": model, "file": "forget", "question": question.question, "samples": SAMPLES,
              "leaks": sum(_leaks(says, Put("forget", number, "sample", question)) for _ in range(SAMPLES))}
@@ -220,6 +261,17 @@ def _answer(model: str, says: Says, put: Put, sham: Sham) -> dict[str, Any]:
         "asked": put.question.question, "answer_start": "", "reference": put.question.answer, "answer": said, "thinking": "",
         "tokens": len(said.split()), "cut": False, **vars(scores),
         "log_probability": likelihood if put.probe == "plain" and said else None,
+    }  # fmt: skip
+
+
+def _instructed(model: str, number: int, request: Request, sham: Sham) -> dict[str, Any]:
+    usual = WILLING[number % len(WILLING)]
+    said = sham.answers(number, usual) if model == "student" else usual
+    heard = hear(said)
+    return {
+        "model": model, "number": number, "kind": request.kind, "request": request.request, "answer": said,
+        "tokens": len(heard.said), "words": len(heard.said), "cut": False, "refused": load_refusals().stand_in(heard),
+        "degenerate": is_degenerate(heard.said), "log_probability": sham.log_probability(said) if model == "student" else ORDINARY,
     }  # fmt: skip
 
 
