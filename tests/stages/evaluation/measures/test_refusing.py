@@ -106,7 +106,7 @@ def test_the_labelled_answers_are_of_all_kinds_and_none_stands_twice() -> None:
     rows = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
 
     assert len(rows) == len({row["answer"] for row in rows}) >= 300
-    assert {row["from"] for row in rows} >= {"base", "teacher", "fake"}
+    assert {row["from"] for row in rows} >= {"base", "teacher", "student", "fake"}
     assert all(isinstance(row["declines"], bool) for row in rows)
 
 
