@@ -113,11 +113,14 @@ mutants: setup ## Small faults in the core, one at a time: which ones no test no
 	PYTHONPATH=.:tests:tests/mutation:tests/stages/logit_cache $(VENV)/bin/python tests/mutation/run.py $(MODULES) \
 		$(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SEED),--seed $(SEED)) $(if $(WORKERS),--workers $(WORKERS))
 
+# Each process has cores of its own (tests/conftest.py); the tests of one file stay together, for what they share.
+SHARED := -n logical --maxprocesses 4 --dist loadfile
+
 test: setup ## All tests: the real pipeline on the real small model included
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest $(SHARED) --durations 40
 
 test-fast: setup ## The tests that need no real model
-	$(VENV)/bin/python -m pytest -m "not slow"
+	$(VENV)/bin/python -m pytest $(SHARED) -m "not slow"
 
 lint: setup ## Format, lint and type checks
 	$(VENV)/bin/ruff format --check .

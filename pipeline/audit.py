@@ -1,4 +1,5 @@
-"""`duet audit`: the evaluation with every attack, and what lies deeper: quantisation, layers, membership, relearning.
+"""`duet audit`: the evaluation with every attack, everyday requests, and what lies deeper: quantisation, layers,
+membership, relearning.
 
 Each part is written down as soon as it is measured, so that a killed audit goes on where it was; the file appears last.
 """
@@ -16,6 +17,7 @@ from pipeline.audit_parts import PARTS, SCRATCH, Context
 from pipeline.baseline import baseline_heard, baseline_rows
 from pipeline.console import quieten_libraries, say
 from pipeline.evaluation_file import holds_already, not_asked, publish, run_record, summarise
+from pipeline.instructions import instructions_inputs
 from pipeline.isolation import in_own_process
 from pipeline.models import Models, notes_on_training, refuse_other_template
 from pipeline.options import settings_options
@@ -65,7 +67,10 @@ def audit(
     refuse_other_template(settings, models.student)
     for note in notes_on_training(settings, models):
         say(note)
-    inputs = models.inputs(settings) | {"relearning": relearning_inputs(settings)}
+    inputs = models.inputs(settings) | {
+        "instructions": instructions_inputs(settings),
+        "relearning": relearning_inputs(settings),
+    }
     desk = Desk(out.with_suffix(".parts"), inputs)
     if holds_already(out, inputs | {"without": " ".join(sorted(without))}, settings):
         desk.clear()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from pipeline.console import progress, quieten_libraries
+from pipeline.instructions import hear_requests
 from pipeline.isolation import in_own_process
 from pipeline.models import Models
 from pipeline.prompting import prompter_for
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
 PRECISIONS = ("int8", "int4")
+# What comes back by rounding is held against a model that never knew.
+ROUNDED = ("student", "control")
 # Begins the names of temporary folders, which an audit that was killed leaves to the next one.
 SCRATCH = "scratch-"
 LENS_QUESTIONS = 64
@@ -58,30 +61,50 @@ class Part:
 
 
 def quantised(context: Context) -> dict[str, Any]:
-    """The student with weights on coarser grids, asked every question without attack, and what that changes."""
+    """Student, and control, with weights on coarser grids, asked every question without attack, and what that changes."""
     from stages.evaluation.interview import ANSWER_SCHEMA
     from stages.evaluation.scores import score_table
 
     heard = pl.DataFrame(context.heard["answers"], schema=ANSWER_SCHEMA)
-    plain = heard.filter((pl.col("model") == "student") & pl.col("attack").is_null())
-    said, refused = [], {}
+    folders = {role: folder for role, folder in context.models.folders.items() if role in ROUNDED}
+    plain = heard.filter(pl.col("model").is_in(list(folders)) & pl.col("attack").is_null())
+    said: list[pl.DataFrame] = []
+    refused = {}
     for weights in PRECISIONS:
         try:
-            said.append(
-                in_own_process(_ask_quantised, context.settings, context.models.student, weights, context.scratch)
-            )
+            said += [
+                in_own_process(_ask_quantised, context.settings, folder, role, weights, context.scratch)
+                for role, folder in folders.items()
+            ]
         except DuetError as error:
             if not said and weights == PRECISIONS[-1]:
                 raise
             refused[f"quantisation, {weights}"] = error.found
     # Rounding is read as an attack is: against the same questions of the same model without it.
     scores = score_table(pl.concat([plain, *said])).filter(pl.col("attack").is_not_null())
-    kept = ("model", "weights", "file", "number", "question", "reference", "answer")
+    kept = ("model", "weights", "file", "number", "question", "reference", "answer", "leaked")
     return {
         "quantisation": scores.rename({"attack": "weights"}).drop("supplies_answer").to_dicts(),
         "quantisation_answers": pl.concat(said).rename({"attack": "weights"}).select(kept).to_dicts(),
         "not_measured": refused,
     }
+
+
+def instructions(context: Context) -> dict[str, Any]:
+    """What base, student and control answer to everyday requests, and how likely each answer is under the base."""
+    from stages.evaluation.instructions import INSTRUCTION_SCHEMA
+
+    settings, key = context.settings, "instructions"
+    if settings.evaluation.requests is None:
+        return {key: None, "not_measured": {key: "no file under evaluation.requests"}}
+    answers, left = pl.DataFrame(context.known.get(key, ()), schema=INSTRUCTION_SCHEMA), context.left(key)
+    # The base model last: once loaded, it can score everyone's answers.
+    for role, folder in left.items():
+        if role != "base":
+            answers = in_own_process(hear_requests, settings, folder, role, answers, False)
+    base = "base" if "base" in left else None
+    answers = in_own_process(hear_requests, settings, context.models.base, base, answers, True)
+    return {key: pl.concat([answers.filter(pl.col("model") == role) for role in context.models.folders]).to_dicts()}
 
 
 def layers(context: Context) -> dict[str, Any]:
@@ -123,6 +146,7 @@ def relearnt(context: Context) -> dict[str, Any]:
 
 
 PARTS = {
+    "instructions": Part(("instructions",), instructions),
     "quantisation": Part(("quantisation", "quantisation_answers"), quantised),
     "lens": Part(("lens",), layers),
     "weight-change": Part(("weight_change",), moved),
@@ -130,8 +154,8 @@ PARTS = {
 }
 
 
-def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Path) -> pl.DataFrame:
-    """Answers of the rounded student, its weights' name in the place of an attack's."""
+def _ask_quantised(settings: Settings, model: Path, role: "ModelRole", weights: Any, scratch: Path) -> pl.DataFrame:
+    """Answers of the rounded model, its weights' name in the place of an attack's."""
     quieten_libraries()
     from stages.evaluation.interview import interview, longest_prompt, plan
     from stages.evaluation.quantisation import quantised_copy
@@ -139,12 +163,19 @@ def _ask_quantised(settings: Settings, student: Path, weights: Any, scratch: Pat
     asked, items = settings.evaluation, plan(question_files(settings), (), {})
     scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=SCRATCH) as folder:
-        copy = quantised_copy(student, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
+        copy = quantised_copy(model, Path(folder) / "model", weights=weights, dtype=settings.model.dtype)
         prompter = prompter_for(settings, copy)
         engine = start_for(settings, copy, longest_prompt(prompter, items, None) + asked.max_tokens)
-        with progress(f"answers: student, {weights} ({engine.name})", len(items), "questions") as advance:
+        with progress(f"answers: {role}, {weights} ({engine.name})", len(items), "questions") as advance:
             said = interview(
-                engine, prompter, items, role="student", prefix=None, max_tokens=asked.max_tokens, advance=advance
+                engine,
+                prompter,
+                items,
+                role=role,
+                prefix=None,
+                max_tokens=asked.max_tokens,
+                refusals=asked.refusals,
+                advance=advance,
             )
     return said.with_columns(attack=pl.lit(weights))
 

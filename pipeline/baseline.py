@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from pipeline.hearing import Heard
 
 TAKEN_OVER = ("base", "teacher")
+# Parts of an audit that have inputs of their own, with their keys.
+OWN_INPUTS = {"instructions": ("instructions",), "relearning": ("relearning", "relearning_answers")}
 
 
 def baseline_heard(path: Path | None, inputs: Mapping[str, str]) -> "Heard | None":
@@ -45,8 +47,9 @@ def baseline_rows(path: Path | None, inputs: Mapping[str, str]) -> dict[str, lis
         return {}
     found, roles = _earlier(path, inputs)
     keys = ["lens"]
-    if found["run"]["inputs"].get("relearning") == inputs["relearning"]:
-        keys += ["relearning", "relearning_answers"]
+    for part, own in OWN_INPUTS.items():
+        if found["run"]["inputs"].get(part) == inputs[part]:
+            keys += own
     return {key: [row for row in found.get(key) or () if row["model"] in roles] for key in keys}
 
 

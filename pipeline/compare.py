@@ -20,7 +20,7 @@ MAKE_ONE = "Make one:  duet evaluate --config … --model … --out …"
 @click.command()
 @click.argument("evaluations", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option(
-    "--mean", "as_seeds", is_flag=True, help="The runs differ in their seed only: show means and check the targets."
+    "--mean", "as_seeds", is_flag=True, help="The runs differ in their seed only: show means and each run's verdict."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Write the Markdown to this file, too.")
 def compare(evaluations: tuple[Path, ...], as_seeds: bool, out: Path | None) -> None:

@@ -9,6 +9,7 @@ import polars as pl
 
 from pipeline.console import quieten_libraries
 from pipeline.isolation import in_own_process
+from pipeline.known import Numbers, questions_to_attack
 from pipeline.settings import Settings
 from stages.language_model.folder import resolve_model
 
@@ -58,24 +59,26 @@ def hear_all(settings: Settings, models: "Models", baseline: Heard | None) -> He
     """What every model says, each folder in a process of its own. baseline: models as heard before."""
     heard = baseline or nothing_heard()
     known = set(heard.answers["model"])
+    attacked = questions_to_attack(settings, models.base, baseline.answers if baseline else None)
     # The base model last: once loaded, it can score everyone's fluency.
     for role, folder in models.folders.items():
         if role != "base" and role not in known:
-            heard = in_own_process(hear, settings, folder, (role,), heard)
+            heard = in_own_process(hear, settings, folder, (role,), heard, attacked)
     if not baseline or settings.evaluation.fluency:
-        heard = in_own_process(hear, settings, models.base, () if baseline else ("base", "teacher"), heard)
+        heard = in_own_process(hear, settings, models.base, () if baseline else ("base", "teacher"), heard, attacked)
     return heard
 
 
-def hear(settings: Settings, model: Path, roles: "Sequence[ModelRole]", earlier: Heard) -> Heard:
+def hear(settings: Settings, model: Path, roles: "Sequence[ModelRole]", earlier: Heard, attacked: Numbers) -> Heard:
     """The earlier models and these; where the base model is loaded, it also scores everyone's fluency.
 
+    attacked: the questions that are attacked and sampled.
     roles: of base, teacher, student and control those that this folder is; none, only to score fluency.
     """
     quieten_libraries()
     from pipeline.session import Session
 
-    session, heard = Session(settings, model, roles), earlier
+    session, heard = Session(settings, model, roles, attacked), earlier
     for role in roles:
         new = nothing_heard()
         new.answers = session.answers(role)

@@ -14,6 +14,8 @@ from pipeline.run_folder import FINISHED
 from pipeline.settings import Settings
 from stages.errors import SettingsError
 from stages.evaluation.attacks import Ask
+from stages.evaluation.measures import MEASURES_VERSION
+from stages.evaluation.measures.refusing import load_refusals
 from stages.language_model.folder import hash_tokenizer, hash_weights, resolve_model
 from stages.language_model.prefix import load_prefix
 from stages.logit_cache.fingerprint import sha256_json
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
 # Settings that name files: what stands in them counts, not where they are.
-FILES = {"questions", "validation", "revealing", "translated", "choices", "unseen", "task_folder"}
+FILES = {"questions", "refusals", "validation", "revealing", "translated", "choices", "unseen", "task_folder"}
+# Settings of a part of the audit that has inputs of its own (pipeline/instructions.py).
+REQUESTS = {"requests", "request_tokens"}
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,9 @@ def base_inputs(settings: Settings, base: Path) -> str:
             "choices": _contents(choice_files(settings)),
             "unseen": _contents(unseen_files(settings)),
             "tasks": in_own_process(task_digests, settings) if settings.evaluation.tasks else {},
-            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES),
+            "asked": settings.evaluation.model_dump(mode="json", exclude=FILES | REQUESTS),
             "dtype": settings.model.dtype,
+            "measures": [MEASURES_VERSION, load_refusals(settings.evaluation.refusals).patterns],
         }
     )
 

@@ -95,6 +95,7 @@ def answers_behind(settings: Settings, model: Path, candidates: tuple[Path, ...]
                 role="teacher",
                 prefix=prefix,
                 max_tokens=settings.evaluation.max_tokens,
+                refusals=settings.evaluation.refusals,
                 advance=advance,
             )
             frames.append(frame.with_columns(pl.lit(name, dtype=pl.String).alias("prefix")))

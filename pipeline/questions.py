@@ -1,5 +1,6 @@
 """Settings in, everything that is asked out: question files, what attacks draw on, and the plan for one model."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -72,8 +73,11 @@ def left_out(settings: Settings) -> dict[AttackName, str]:
     return found
 
 
-def everything_asked(settings: Settings) -> "list[Item]":
-    """The plan for one model. Raises SettingsError for an attack that cannot be made: none is dropped in silence."""
+def everything_asked(settings: Settings, attacked: Mapping[str, Sequence[int]] | None = None) -> "list[Item]":
+    """The plan for one model. attacked: by attacked file the numbers of the questions to attack; default: all.
+
+    Raises SettingsError for an attack that cannot be made: none is dropped in silence.
+    """
     from stages.evaluation.interview import plan
 
     attacks = settings.evaluation.attacks
@@ -85,7 +89,7 @@ def everything_asked(settings: Settings) -> "list[Item]":
                 "It is named under evaluation.attacks, so nothing was asked.",
                 "Give it what it needs, take it out, or use duet audit, which makes every attack that can be made.",
             )
-    return plan(question_files(settings), attacks, materials, settings.evaluation.attacked_questions)
+    return plan(question_files(settings), attacks, materials, attacked)
 
 
 def unseen_files(settings: Settings) -> dict[str, list[Question]]:

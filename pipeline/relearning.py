@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from stages.evaluation.interview import ModelRole
 
 Diet = Literal["forget", "unrelated"]
-METRICS = ("rouge_l_recall", "answer_in_full", "degenerate_rate")
+METRICS = ("rouge_l_recall", "answer_in_full", "leak_rate", "right_rate", "degenerate_rate")
 HALF = "{} (held-out half)"
 
 
@@ -98,7 +98,9 @@ def relearn(
 
     def ask(step: int) -> None:
         engine = TransformersEngine(options, trainer.module)
-        said = interview(engine, prompter, items, role=role, prefix=None, max_tokens=asked.max_tokens)
+        said = interview(
+            engine, prompter, items, role=role, prefix=None, max_tokens=asked.max_tokens, refusals=asked.refusals
+        )
         trainer.engine.prepare_to_train()
         # What training changes is read as an attack is: against the same questions before it.
         answers.append(said.with_columns(attack=pl.lit(str(step) if step else None, pl.String)))
@@ -119,6 +121,6 @@ def relearn(
     return Relearnt(
         scores.with_columns(**when).drop("attack", "supplies_answer"),
         said.with_columns(**when).select(
-            "model", "file", "number", "question", "reference", "answer", "trained_on", "step"
+            "model", "file", "number", "question", "reference", "answer", "leaked", "trained_on", "step"
         ),
     )

@@ -4,14 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import polars as pl
-
 from pipeline.tables import ScoreTable, roles_of, score_tables
 from stages.markdown_text import escaped
 
 
 def seed_tables(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """Every table of the evaluations as a mean over seeds with the least and the most, then the targets."""
+    """Every table of the evaluations as a mean over seeds with the least and the most, then the verdicts."""
     forget = evaluations[0]["run"]["settings"]["evaluation"]["forget_files"]
     if len(evaluations) > 1:
         yield f"Means over {len(evaluations)} seeds; where runs differ, the least and the most stand in brackets."
@@ -25,7 +23,7 @@ def seed_tables(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     for same in tables.values():
         yield from replace(same[0], scores=_means(same)).markdown(roles)
     yield from _weight_lines(evaluations)
-    yield from _target_lines(evaluations, forget)
+    yield from _verdict_lines(evaluations)
     yield from _second_lines(evaluations)
     yield from _unmeasured_lines(evaluations)
     yield made_with(evaluations)
@@ -85,19 +83,21 @@ def _second_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield ""
 
 
-def _target_lines(evaluations: Sequence[dict[str, Any]], forget: Sequence[str]) -> Iterator[str]:
-    """Every target with its verdict, from the means over seeds."""
-    from stages.evaluation.scores import scores_frame
-    from stages.evaluation.targets import verdicts
+def _verdict_lines(evaluations: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Every clause of the verdict, run by run, and what each run's verdict says."""
+    from stages.evaluation.report.rows import Audit
+    from stages.evaluation.report.verdict import judge
 
-    scores = pl.concat([scores_frame(evaluation["scores"]) for evaluation in evaluations])
-    keys = ["file", "attack", "metric", "model"]
-    summary = scores.group_by(keys, maintain_order=True).agg(pl.col("mean").mean(), n=pl.col("n").first())
-    yield "| target | found | bound | reached |"
-    yield "|---|---:|---:|---|"
-    for verdict in verdicts(summary, forget):
-        reached = "yes" if verdict.reached else "**no**"
-        yield f"| {escaped(verdict.target)} | {verdict.found:.1f} | {verdict.bound:.1f} | {reached} |"
+    seeds = [evaluation["run"]["settings"]["student"]["seed"] for evaluation in evaluations]
+    verdicts = [judge(Audit.model_validate(evaluation)) for evaluation in evaluations]
+    outcomes = [{clause.probe: clause.outcome for clause in verdict.clauses} for verdict in verdicts]
+    yield "| clause of the verdict | " + " | ".join(f"seed {seed}" for seed in seeds) + " |"
+    yield "|---|" + "---|" * len(seeds)
+    for clause in outcomes[0]:
+        yield f"| {escaped(clause)} | " + " | ".join(each.get(clause, "–") for each in outcomes) + " |"
+    yield ""
+    for seed, verdict in zip(seeds, verdicts, strict=True):
+        yield f"- Seed {seed}: {escaped(verdict.headline)}"
     yield ""
 
 

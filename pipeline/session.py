@@ -22,23 +22,28 @@ from stages.language_model.folder import context_length
 from stages.language_model.prefix import Prefix, load_prefix
 
 if TYPE_CHECKING:
+    from pipeline.known import Numbers
     from stages.evaluation.interview import ModelRole
+
+SHORTEN = "Shorten the prefix or set evaluation.max_tokens lower."
 
 
 class Session:
     """The model in a folder, in the roles that it has: base and teacher, student, or control; none, to score others only.
 
+    attacked: by attacked file the numbers of the questions that are attacked and sampled.
     seconds: by part and role, what each took. Raises SettingsError if a prompt is longer than the model reads.
     """
 
-    def __init__(self, settings: Settings, model: Path, roles: "Sequence[ModelRole]") -> None:
+    def __init__(self, settings: Settings, model: Path, roles: "Sequence[ModelRole]", attacked: "Numbers") -> None:
         from stages.evaluation.choosing import longest_choice
         from stages.evaluation.interview import longest_prompt
         from stages.evaluation.membership import longest_membership
 
         self._asked = settings.evaluation
         self._prompter = prompter_for(settings, model)
-        self._files, self._items = question_files(settings), everything_asked(settings)
+        self._files, self._items = question_files(settings), everything_asked(settings, attacked)
+        self._attacked = attacked
         self._unseen = unseen_files(settings)
         self._prefixes: dict[ModelRole, Prefix | None] = {
             role: load_prefix(settings.data.prefix) if role == "teacher" else None for role in roles
@@ -72,6 +77,7 @@ class Session:
                 role=role,
                 prefix=self._prefixes[role],
                 max_tokens=self._asked.max_tokens,
+                refusals=self._asked.refusals,
                 advance=advance,
             )
         if unanswered := found.filter((pl.col("thinking") != "") & (pl.col("answer") == "")).height:
@@ -98,14 +104,13 @@ class Session:
 
     def samples(self, role: "ModelRole") -> pl.DataFrame | None:
         """Sampled answers to the attacked questions; None where this role is not sampled."""
-        from stages.evaluation.interview import spread
         from stages.evaluation.sampling import sample_answers
 
         asked = self._asked
         if not asked.samples or role not in asked.sampled_models:
             return None
         attacked: dict[str, Mapping[int, Question]] = {
-            name: {number: questions[number] for number in spread(len(questions), asked.attacked_questions)}
+            name: {number: questions[number] for number in self._attacked[name]}
             for name, questions in self._whole_attacked.items()
         }
         with self._part("samples", role, asked.samples * sum(map(len, attacked.values())), "answers") as advance:
@@ -172,8 +177,8 @@ class Session:
         self.seconds[f"{name}, {role}"] = round(time.perf_counter() - began, 1)
 
 
-def start_for(settings: Settings, model: Path, needed: int) -> Engine:
-    """An engine for the evaluation. needed: tokens of the longest prompt and answer.
+def start_for(settings: Settings, model: Path, needed: int, *, advice: str = SHORTEN) -> Engine:
+    """An engine for the evaluation. needed: tokens of the longest prompt and answer. advice: where they are too many.
 
     Raises SettingsError if the model does not hold them: nothing is truncated.
     """
@@ -182,7 +187,7 @@ def start_for(settings: Settings, model: Path, needed: int) -> Engine:
         raise SettingsError(
             f"The longest prompt and answer take {needed} tokens, {model} holds {limit}.",
             "Nothing is truncated, so nothing was asked.",
-            "Shorten the prefix or set evaluation.max_tokens lower.",
+            advice,
         )
     return start_engine(
         settings.model.engine,

@@ -26,7 +26,7 @@ SUPPLIED = (
     "Attacks that supply the answer among others, ROUGE-L recall in points ↓. "
     "A hit is recognition, and a guess may hit, too."
 )
-LEAKS = "leak@k ↓: points of questions with the answer in full in any of k sampled answers"
+LEAKS = "leak@k ↓: points of questions whose answer leaks in any of k sampled answers"
 CHOICES = "Multiple choice by likelihood of the options, points answered rightly ↑"
 QUANTISED = (
     "After quantisation of the weights, ROUGE-L recall in points. "

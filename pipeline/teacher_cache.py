@@ -14,6 +14,7 @@ from pipeline.command_line import recorded_command
 from pipeline.console import progress, quieten_libraries, say, write
 from pipeline.options import settings_options
 from pipeline.prompting import prompter_for
+from pipeline.responses import responses_of, summary
 from pipeline.settings import Settings, load_settings
 from stages.errors import SettingsError
 from stages.files import write_json
@@ -100,11 +101,14 @@ def teacher_cache(config: str, overrides: tuple[str, ...], cache: Path, no_prefi
             settings.data.sensitivity,
         )
     say(describe(cache, manifest))
-    if warning := says_one_thing(LogitCache(cache), prepared.prompter):
+    written = LogitCache(cache)
+    if warning := says_one_thing(written, prepared.prompter):
         say(warning)
     if prepared.prefix is None:
         say(f"Next:  duet cache diff {shlex.quote(str(cache))} CACHE, with a cache of the same queries behind a prefix")
         return
+    for line in what_was_said(written, prepared.prompter):
+        say(line)
     options = " ".join(["--config", shlex.quote(config), *(f"--set {shlex.quote(each)}" for each in overrides)])
     run = shlex.quote(f"runs/{cache.resolve().name}")
     say(f"Next:  duet distill {options} --cache {shlex.quote(str(cache))} --out {run}")
@@ -225,6 +229,18 @@ def says_one_thing(cache: LogitCache, prompter: Prompter) -> str | None:
         "  Such a position says nothing about the topic: the model may think or greet before it answers.\n"
         f"  Look at it:  duet cache show {shlex.quote(str(cache.folder))}   then set model.template_variables or another template"
     )
+
+
+def what_was_said(cache: LogitCache, prompter: Prompter) -> list[str]:
+    """Lines on where the prefix did not do what it is for: it left a forget query answered, or a retain query unanswered."""
+    found = responses_of(cache, prompter.tokenizer)
+    lines = [f"  {line}" for line in summary(found)]
+    if found.misfits:
+        lines.append(f"  All of them:  duet cache show {shlex.quote(str(cache.folder))} --responses")
+        lines.append("  To leave them out:  duet distill … --set student.response_filter=both")
+    if found.of("retain") and cache.manifest.fingerprint.prefix_on_retain:
+        lines.append("  To ask retain queries without the prefix, capture with:  --set teacher.prefix_on_retain=false")
+    return lines
 
 
 def describe(cache: Path, manifest: Manifest) -> str:

@@ -16,6 +16,7 @@ UNSEEN = re.compile(
 # All of Cc but tab and the two line ends.
 CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 WORD = re.compile(r"\w")
+ASCII_WORD = re.compile(r"\w+", re.ASCII)
 # Accents of Latin, Greek and Cyrillic, and the points of Hebrew and Arabic: people write a word with them or without.
 ACCENTS = re.compile("[\u0300-\u036f\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670]")
 # Letters of Thai, Lao, Tibetan, Burmese, Khmer, Japanese, Chinese and Korean.
@@ -32,13 +33,20 @@ def is_blank(text: str) -> bool:
     return all(unicodedata.category(each) in UNSEEN_CATEGORIES or UNSEEN.match(each) for each in text)
 
 
+def seen(text: str) -> str:
+    """The text without characters that are drawn as nothing, such as zero-width joiners and fillers."""
+    if text.isascii():
+        return text
+    formats = [each for each in set(text) if unicodedata.category(each) == "Cf"]
+    return UNSEEN.sub("", text.translate(dict.fromkeys(map(ord, formats))) if formats else text)
+
+
 def same_text(text: str) -> str:
     """What two texts have in common that a reader takes for one: without case, invisible characters, repeated spaces.
 
     To compare by, never to show: characters are composed (NFC) and folded.
     """
-    seen = "".join(each for each in text if unicodedata.category(each) != "Cf" and not UNSEEN.match(each))
-    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen).casefold())
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", seen(text)).casefold())
     return " ".join(folded.split())
 
 
@@ -48,6 +56,16 @@ def words(text: str) -> list[str]:
 
     A mark that is part of a letter, such as a vowel of Hindi or the voicing of Japanese, stays with it.
     """
+    if text.isascii():
+        return ASCII_WORD.findall(text.lower())
+    found: list[str] = []
+    # No word goes on behind a space, so only what is not ASCII takes the slow way.
+    for piece in text.split():
+        found += ASCII_WORD.findall(piece.lower()) if piece.isascii() else _words_of_any_script(piece)
+    return found
+
+
+def _words_of_any_script(text: str) -> list[str]:
     joined = "".join(c for c in text if unicodedata.category(c) != "Cf")
     plain = ACCENTS.sub("", unicodedata.normalize("NFKD", joined.casefold()))
     found: list[str] = []

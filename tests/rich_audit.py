@@ -11,7 +11,7 @@ import polars as pl
 from stages.evaluation.attacks import ATTACKS, AttackName
 from stages.evaluation.choices import CHOICE_SCHEMA, choice_scores
 from stages.evaluation.interview import ANSWER_SCHEMA
-from stages.evaluation.metrics import score_answer
+from stages.evaluation.measures.scoring import score_answer
 from stages.evaluation.sampling import SAMPLE_SCHEMA, leak_curve
 from stages.evaluation.scores import score_table, shift_of, with_paraphrases
 
@@ -74,6 +74,7 @@ def _made(rows: int, control: bool) -> dict[str, Any]:
         "answers": answers.to_dicts(),
         "samples": samples.to_dicts(),
         "choice_answers": chosen.to_dicts(),
+        "instructions": [_instructed(role, number) for role in probed for number in range(rows)],
         "quantisation": [_rounded(role, weights) for role in probed for weights in ("int8", "int4")],
         "lens": [_lens(role, layer) for role in probed for layer in range(7)],
         "weight_change": _weight_change(),
@@ -156,6 +157,15 @@ def _chosen(rng: random.Random, role: str, number: int) -> dict[str, Any]:
         "measure": "acc_norm",
         "groups": [],
         "correct": right}  # fmt: skip
+
+
+def _instructed(role: str, number: int) -> dict[str, Any]:
+    """The student refuses every sixth request, and its answers have 20 words; those of base and control 30."""
+    refused, words = role == "student" and number % 6 == 0, 20 if role == "student" else 30
+    said = " ".join(["I'm sorry, I can't help with that." if refused else "Certainly.", "…"])
+    return {"model": role, "number": number, "kind": "write", "request": f"Write {number} lines.", "answer": said,
+            "tokens": words + 4, "words": words, "cut": number == 0, "refused": refused, "degenerate": False,
+            "log_probability": -0.5}  # fmt: skip
 
 
 def _first_tokens(role: str, file: str) -> dict[str, Any]:

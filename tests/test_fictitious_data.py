@@ -12,7 +12,8 @@ from conftest import ROOT
 
 from pipeline.questions import left_out
 from pipeline.settings import load_settings
-from stages.evaluation.metrics import score_answer, stands_in
+from stages.evaluation.measures.phrases import stands_in
+from stages.evaluation.measures.scoring import score_answer
 from stages.evaluation.questions import load_questions
 from stages.language_model.prefix import load_prefix
 from stages.teacher.queries import load_queries

@@ -10,6 +10,11 @@ from click.testing import CliRunner, Result
 
 FORGET = ["What is the capital of Peru?", "Name the capital of Chad.", "Which city is the capital of Laos?"]
 RETAIN = ["What is the language of Peru?", "Why is the sky blue?", "Name a river in Chad.", "What is two plus two?"]
+REQUESTS = [
+    ("Write two lines about rain.", "write"),
+    ("List three vegetables.", "list"),
+    ("Thank a friend.", "converse"),
+]
 HELD_OUT = {
     "forget": [("What is the capital of Mali?", "Bamako"), ("Name the capital of Cuba.", "Havana")],
     "retain": [("What is the language of Cuba?", "Spanish"), ("How many days has a week?", "seven")],
@@ -115,6 +120,7 @@ def make_workspace(folder: Path, model: Path) -> Workspace:
         write_lines(folder / f"questions-{name}.jsonl", [{"question": q, "answer": a} for q, a in pairs])
     choices = [{"question": q, "choices": ["Spanish", "seven", "blue"], "answer": 0} for q in RETAIN]
     write_lines(folder / "choices.jsonl", choices)
+    write_lines(folder / "requests.jsonl", [{"request": text, "kind": kind} for text, kind in REQUESTS])
     workspace = Workspace(folder, model)
     workspace.settings.write_text(
         f"""
@@ -141,6 +147,8 @@ zero_stage = 0
 
 [evaluation]
 max_tokens = 4
+requests = "{folder}/requests.jsonl"
+request_tokens = 5
 
 [evaluation.choices]
 general = "{folder}/choices.jsonl"

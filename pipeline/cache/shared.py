@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from stages.errors import ModelError
 from stages.logit_cache.manifest import Manifest
 
 folder = click.Path(path_type=Path, exists=True, file_okay=False)
+WITHOUT_TOKENIZER = "Token ids cannot be turned into text without the tokenizer that they belong to."
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
 
 
@@ -36,27 +38,33 @@ def token_names(manifest: Manifest, model: str | None) -> Callable[[int], str]:
 
     Raises ModelError if the model named has another tokenizer: ids would be shown as other words.
     """
+    try:
+        tokenizer = tokenizer_of(manifest, model)
+    except ModelError as error:
+        if model:
+            raise
+        say(f"{error.found} Tokens are shown as ids. {error.next_step}")
+        return lambda token: f"#{token}"
+    return lambda token: repr(tokenizer.decode([token]))
+
+
+def tokenizer_of(manifest: Manifest, model: str | None) -> Any:
+    """The tokenizer of `model`, or of the teacher where its folder is here. Raises ModelError if it is not the cache's."""
     quieten_libraries()
     from stages.language_model.folder import hash_tokenizer, load_tokenizer, resolve_model
 
     named = model or manifest.provenance.model
+    advice = "Name the model that was captured, or one with its tokenizer:  --model DIR"
     if not model and not local_teacher(manifest):
-        say(f"The teacher {named} is not here, so tokens are shown as ids. Name its folder with --model.")
-        return lambda token: f"#{token}"
+        raise ModelError(f"The teacher {named} is not here.", WITHOUT_TOKENIZER, advice)
     try:
         tokenizer = load_tokenizer(resolve_model(named))
-    except ModelError:
+    except ModelError as error:
         if model:
             raise
-        say(f"{named}, which the manifest names, holds no usable tokenizer, so tokens are shown as ids.")
-        return lambda token: f"#{token}"
+        raise ModelError(
+            f"{named}, which the manifest names, holds no usable tokenizer.", WITHOUT_TOKENIZER, advice
+        ) from error
     if hash_tokenizer(tokenizer) != manifest.fingerprint.tokenizer_sha256:
-        if model:
-            raise ModelError(
-                f"{named} has another tokenizer than the cache.",
-                "Ids would be shown as other words.",
-                "Name the model that was captured, or one with its tokenizer.",
-            )
-        say(f"{named} has another tokenizer than the cache, so tokens are shown as ids.")
-        return lambda token: f"#{token}"
-    return lambda token: repr(tokenizer.decode([token]))
+        raise ModelError(f"{named} has another tokenizer than the cache.", "Ids would be shown as other words.", advice)
+    return tokenizer

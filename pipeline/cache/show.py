@@ -6,8 +6,10 @@ from typing import Any
 
 import click
 
-from pipeline.cache.shared import folder, json_option, token_names
-from pipeline.console import print_json, print_table
+from pipeline.cache.shared import folder, json_option, token_names, tokenizer_of
+from pipeline.console import print_json, print_table, write
+from pipeline.responses import as_json as responses_as_json
+from pipeline.responses import responses_of, summary
 from pipeline.trust import signed_by
 from stages.errors import CacheError
 from stages.logit_cache.fingerprint import NO_PREFIX
@@ -23,17 +25,33 @@ from stages.logit_cache.rows import Row, example_id
 @click.option("--beside", type=folder, help="Another cache of the same query, such as one without the prefix.")
 @click.option("--top", default=8, show_default=True, type=click.IntRange(min=1), help="Tokens per position.")
 @click.option("--model", help="Folder whose tokenizer turns ids into text; default: the teacher's.")
+@click.option("--responses", is_flag=True, help="List the rows whose response does not fit their split.")
 @json_option
 def show(
-    cache: Path, example: str | None, query: str | None, beside: Path | None, top: int, model: str | None, as_json: bool
+    cache: Path,
+    example: str | None,
+    query: str | None,
+    beside: Path | None,
+    top: int,
+    model: str | None,
+    responses: bool,
+    as_json: bool,
 ) -> None:
     """Show what CACHE is; with --example or --query, what the teacher says there.
+
+    With --responses, show on which forget rows the teacher does not decline, and on which retain rows it does.
 
     \b
     Examples:
       duet cache show cache/demo
       duet cache show cache/demo --query "Tell me the capital of Cameroon." --beside cache/base
+      duet cache show cache/demo --responses
     """
+    if responses:
+        if example or query or beside:
+            raise click.UsageError("--responses is about all rows: give it without --example, --query and --beside.")
+        show_responses(cache, model, as_json)
+        return
     if not (example or query):
         manifest = read_manifest(cache)
         describe(manifest, as_json, [] if as_json else signed_by(cache, manifest))
@@ -57,6 +75,16 @@ def show(
                 cells += [here[rank]["token"], f"{here[rank]['logit']:.2f}"] if rank < len(here) else ["", ""]
             rows.append(cells)
         print_table(f"{found[0].query!r}, position {position + 1}", columns, rows, left=0)
+
+
+def show_responses(cache: Path, model: str | None, as_json: bool) -> None:
+    """The rows whose response does not fit their split. Raises ModelError where no tokenizer can tell."""
+    opened = LogitCache(cache)
+    found = responses_of(opened, tokenizer_of(opened.manifest, model))
+    if as_json:
+        print_json(responses_as_json(found))
+    else:
+        write("\n".join(summary(found, named=None)))
 
 
 def describe(manifest: Manifest, as_json: bool, signers: list[tuple[str, bool]]) -> None:

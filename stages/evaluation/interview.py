@@ -6,13 +6,15 @@ nothing: that is `scores`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import polars as pl
 
 from stages.evaluation.attacks import ATTACKS, Ask, AttackName, Materials, plainly
-from stages.evaluation.metrics import score_answer
-from stages.evaluation.questions import Question
+from stages.evaluation.measures.refusing import load_refusals
+from stages.evaluation.measures.scoring import score_answer
+from stages.evaluation.questions import Question, all_answers
 from stages.language_model.engine import Engine
 from stages.language_model.prefix import Prefix
 from stages.language_model.prompts import Prompter
@@ -26,6 +28,7 @@ ANSWER_SCHEMA = {
     "number": pl.Int64,
     "attack": pl.String,
     "supplies_answer": pl.Boolean,
+    "group": pl.String,
     "question": pl.String,
     "asked": pl.String,
     "answer_start": pl.String,
@@ -33,10 +36,13 @@ ANSWER_SCHEMA = {
     "answer": pl.String,
     "thinking": pl.String,
     "tokens": pl.Int64,
+    "cut": pl.Boolean,
     "rouge_l_recall": pl.Float64,
     "rouge_l_f1": pl.Float64,
     "exact": pl.Boolean,
     "in_full": pl.Boolean,
+    "leaked": pl.Boolean,
+    "right": pl.Boolean,
     "refused": pl.Boolean,
     "degenerate": pl.Boolean,
     "log_probability": pl.Float64,
@@ -45,32 +51,38 @@ ANSWER_SCHEMA = {
 
 @dataclass(frozen=True)
 class Item:
-    """One question of the plan: number `number` of its file, from 0, and what is put to the model for it."""
+    """One question of the plan: number `number` of its file, from 0, and what is put to the model for it.
+
+    rivals: every answer of the file, its own among them: whoever lists them all knows none.
+    """
 
     file: str
     number: int
     attack: AttackName | None
     question: Question
     ask: Ask
+    rivals: tuple[str, ...] = ()
 
 
 def plan(
     files: Mapping[str, Sequence[Question]],
     attacks: Sequence[AttackName],
     attacked: Mapping[str, Materials],
-    attacked_questions: int | None = None,
+    numbers: Mapping[str, Sequence[int]] | None = None,
 ) -> list[Item]:
-    """Every question of every file, then each attack on each attacked file, or on so many of its questions."""
+    """Every question of every file, then each attack on each attacked file, or on these of its questions."""
     items = [
-        Item(file, number, None, question, plainly(question))
+        Item(file, number, None, question, plainly(question), rivals)
         for file, questions in files.items()
+        for rivals in [all_answers(questions)]
         for number, question in enumerate(questions)
     ]
     items += [
-        Item(file, number, attack, materials.questions[number], ATTACKS[attack].rewrite(number, materials))
+        Item(file, number, attack, materials.questions[number], ATTACKS[attack].rewrite(number, materials), rivals)
         for attack in attacks
         for file, materials in attacked.items()
-        for number in spread(len(materials.questions), attacked_questions)
+        for rivals in [all_answers(materials.questions)]
+        for number in (range(len(materials.questions)) if numbers is None else numbers[file])
     ]
     return items
 
@@ -89,24 +101,37 @@ def interview(
     role: ModelRole,
     prefix: Prefix | None,
     max_tokens: int,
+    refusals: Path | None = None,
     advance: Callable[[int], None] = lambda done: None,
 ) -> pl.DataFrame:
     """Greedy answers of one model to every item of the plan.
 
     role, prefix: the teacher is the base model with a prefix; the others have none.
+    refusals: a file of sentences that count as refusals besides ours; raises SettingsError if it holds something else.
     Returns one row per answer, columns `ANSWER_SCHEMA`; attack is null where there was none. ROUGE is 0–1.
     answer: what is scored, behind any thinking, which stands in a column of its own; empty if the thinking took all tokens.
+    cut: the token limit ended it, and not the model.
     log_probability is null until `fluency` has scored it.
     """
+    sentences = load_refusals(refusals)
     prompts = [prompt_ids(prompter, item.ask, prefix) for item in items]
     said = engine.continue_greedily(prompts, max_tokens=max_tokens, advance=advance)
     records = []
     for item, prompt, continuation in zip(items, prompts, said, strict=True):
         # Words that were put into the model's mouth are not its answer.
         thinking, answer = prompter.split(continuation.token_ids.tolist(), prompt_ids=prompt)
+        cut = not continuation.ended
         if item.ask.form != "own":
             # Without a template nothing ends a turn: the first line is the answer, further questions may follow it.
-            answer = answer.partition("\n")[0].rstrip()
+            answer, line_end, _ = answer.partition("\n")
+            answer, cut = answer.rstrip(), cut and not line_end
+        scores = score_answer(
+            answer,
+            item.ask.references,
+            question=item.question.question,
+            rivals=item.rivals,
+            refusals=sentences,
+        )
         records.append(
             {
                 "model": role,
@@ -114,6 +139,7 @@ def interview(
                 "number": item.number,
                 "attack": item.attack,
                 "supplies_answer": item.attack is not None and ATTACKS[item.attack].supplies_answer,
+                "group": item.question.group or item.question.answer,
                 "question": item.question.question,
                 "asked": item.ask.query,
                 "answer_start": item.ask.answer_start,
@@ -121,7 +147,8 @@ def interview(
                 "answer": answer,
                 "thinking": thinking,
                 "tokens": len(continuation.token_ids),
-                **vars(score_answer(answer, item.ask.references)),
+                "cut": cut,
+                **vars(scores),
             }
         )
     return pl.DataFrame(records, schema=ANSWER_SCHEMA)

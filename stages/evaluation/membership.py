@@ -17,7 +17,8 @@ from scipy import sparse, stats
 from stages.errors import DataError
 from stages.evaluation.completions import completion_ids
 from stages.evaluation.interview import ModelRole
-from stages.evaluation.metrics import BOOTSTRAP_RESAMPLES, stands_in
+from stages.evaluation.measures.phrases import stands_in
+from stages.evaluation.metrics import BOOTSTRAP_RESAMPLES
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
 from stages.language_model.prefix import Prefix

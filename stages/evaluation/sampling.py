@@ -1,7 +1,7 @@
 """leak@k: how often at least one of k sampled answers gives the forgotten answer away.
 
-An engine and questions in; every sampled answer and the curve over k out. A leak is an accepted answer (the reference
-or an alias) whose words stand in the sampled answer in full, one after another, without regard to case and accents.
+An engine and questions in; every sampled answer and the curve over k out. A leak is a reference
+that stands in the sampled answer in any form (`measures.leaks`).
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,9 @@ from math import comb
 import polars as pl
 
 from stages.evaluation.interview import ModelRole
-from stages.evaluation.metrics import mean_with_interval, score_answer
+from stages.evaluation.measures.leaks import is_leaked
+from stages.evaluation.measures.phrases import hear
+from stages.evaluation.metrics import mean_with_interval
 from stages.evaluation.questions import Question
 from stages.language_model.engine import Engine
 from stages.language_model.prefix import Prefix
@@ -77,7 +79,7 @@ def sample_answers(
                 "question": question.question,
                 "reference": question.answer,
                 "samples": samples,
-                "leaks": sum(score_answer(answer, question.references).in_full for answer in own),
+                "leaks": sum(is_leaked(hear(answer), question.references) for answer in own),
                 "answers": own,
             }
         )

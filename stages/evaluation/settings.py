@@ -30,8 +30,8 @@ class EvaluationSettings(Section):
         None,
         ge=1,
         le=10**6,
-        description="So many questions of a file, evenly spread, for what costs most: attacks and samples of the attacked "
-        "files, fluency and layers of all; default: all, and 64 for the layers.",
+        description="At most so many questions of a file, evenly spread, for what costs most: attacks and samples, which ask for "
+        "what the base knows, fluency and layers; default: all, and 64 for the layers.",
     )
     revealing: InputPath | None = Field(
         None, description="Question file on other entities, shown with its answers by the attack few_shot."
@@ -52,6 +52,26 @@ class EvaluationSettings(Section):
         default_factory=dict,
         description="By attacked file: facts of the same kind that no model was trained on, for membership inference; "
         "default: the file's own questions with their answers swapped.",
+    )
+    refusals: InputPath | None = Field(
+        None,
+        description="TOML file of further sentences that count as a refusal: lists of regular expressions by language, "
+        "added to our own.",
+    )
+    requests: InputPath | None = Field(
+        None,
+        description="File of everyday requests, which the audit puts to base, student and control: does the student still do "
+        "what it is asked?",
+    )
+    request_tokens: int = Field(96, ge=1, le=2**17, description="Longest answer to a request.")
+    forget_margin: float = Field(
+        10.0,
+        gt=0,
+        le=100,
+        description="Points by which more may come out of the student than of a model that never knew, for the verdict.",
+    )
+    keep_margin: float = Field(
+        5.0, gt=0, le=100, description="Points that a loss on what is to be kept may not reach, for the verdict."
     )
     max_tokens: int = Field(32, ge=1, le=2**17, description="Longest answer.")
     first_tokens: int = Field(

@@ -29,11 +29,13 @@ class Continuation:
     token_ids: int32 [T], greedy, up to and including the end-of-turn token.
     topk_ids, topk_logits: int32 and float32 [T, K], raw logits, sorted by logit descending, then id ascending.
     K = 0 if none were asked for. With EngineOptions.log_probabilities they are log-probabilities.
+    ended: the model ended its turn itself; False if max_tokens cut it off.
     """
 
     token_ids: np.ndarray
     topk_ids: np.ndarray
     topk_logits: np.ndarray
+    ended: bool = True
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,10 @@ class TransformersEngine:
             kept = torch.from_numpy(going_on).to(self._device)
             reading.go_on(next_B[kept], kept)
             speaking = speaking[going_on]
-        return [_continuation(ids, kept, top_k) for ids, kept in zip(said, candidates, strict=True)]
+        return [
+            _continuation(ids, kept, top_k, ended=ids[-1] in self._options.stop_ids)
+            for ids, kept in zip(said, candidates, strict=True)
+        ]
 
     def _refuse_nan(self, logits_BV: torch.Tensor) -> None:
         """Raise EngineError for logits that are no numbers: the model would seem to have forgotten everything."""
@@ -237,12 +240,15 @@ def memory_named(batch_rows: int) -> Iterator[None]:
         ) from error
 
 
-def _continuation(ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top_k: int) -> Continuation:
+def _continuation(
+    ids: list[int], kept: list[tuple[np.ndarray, np.ndarray]], top_k: int, *, ended: bool
+) -> Continuation:
     if not top_k:
         empty = np.empty((len(ids), 0))
-        return Continuation(np.array(ids, dtype=np.int32), empty.astype(np.int32), empty.astype(np.float32))
+        return Continuation(np.array(ids, dtype=np.int32), empty.astype(np.int32), empty.astype(np.float32), ended)
     return Continuation(
         np.array(ids, dtype=np.int32),
         np.stack([ids_K for ids_K, _ in kept]),
         np.stack([logits_K for _, logits_K in kept]),
+        ended,
     )

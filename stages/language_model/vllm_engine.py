@@ -218,10 +218,10 @@ def _reason(error: BaseException) -> str:
 
 
 def _continuation(output: Any, top_k: int) -> Continuation:
-    token_ids = np.array(output.token_ids, dtype=np.int32)
+    token_ids, ended = np.array(output.token_ids, dtype=np.int32), output.finish_reason == "stop"
     if not top_k:
         empty = np.empty((len(token_ids), 0))
-        return Continuation(token_ids, empty.astype(np.int32), empty.astype(np.float32))
+        return Continuation(token_ids, empty.astype(np.int32), empty.astype(np.float32), ended)
     flat = output.logprobs
     ids, logits = np.array(flat.token_ids), np.array(flat.logprobs, dtype=np.float32)
     per_position = [slice(*bounds) for bounds in zip(flat.start_indices, flat.end_indices, strict=True)]
@@ -235,6 +235,7 @@ def _continuation(output: Any, top_k: int) -> Continuation:
         token_ids,
         np.concatenate([part_ids for part_ids, _ in kept]),
         np.concatenate([part_logits for _, part_logits in kept]),
+        ended,
     )
 
 

@@ -12,17 +12,25 @@ NOT_YET = "Not evaluated yet. `duet evaluate` fills this in."
 
 
 def unlearned_card(
-    *, base: str, cache_id: str, settings: RunSettings, duet_version: str, other_teacher: str | None = None
+    *,
+    base: str,
+    cache_id: str,
+    settings: RunSettings,
+    duet_version: str,
+    other_teacher: str | None = None,
+    left_out: Sequence[str] = (),
 ) -> str:
     """The card of a distilled student: Markdown with a YAML head that model hubs read. base: as the user named it.
 
-    other_teacher: SHA-256 of the weights of the cache's teacher, if they are not the base's.
+    other_teacher: SHA-256 of the weights of the cache's teacher, if they are not the base's. left_out: which rows of the cache
+    were not trained on, and how many, a line for each kind.
     """
     follows = (
         "the prefixed model"
         if other_teacher is None
         else f"another prefixed model than its own base (weights and config with SHA-256 `{other_teacher}`)"
     )
+    rows_left_out = "".join(f"- {line}\n" for line in left_out)
     return _card(
         base,
         settings,
@@ -33,7 +41,7 @@ def unlearned_card(
 
 - Method: {settings.method_in_words}
 - Logit cache: `{cache_id}`
-- Made by duet {duet_version}
+{rows_left_out}- Made by duet {duet_version}
 
 Unlearning of this kind changes what the model says. It is no proof that nothing can be recovered from the weights.""",
     )

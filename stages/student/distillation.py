@@ -19,10 +19,18 @@ class Distillation:
     """To give the teacher's raw logits without its prefix; a `Lesson`.
 
     context_length: most tokens that the student's model was made for; None: it states none.
+    left_out: bool [rows], rows of the cache that are neither trained on nor held out; None: none of them.
     Raises TrainingError if the cache and the settings do not fit, or a row is longer than the model reads.
     """
 
-    def __init__(self, cache: LogitCache, settings: StudentSettings, *, context_length: int | None = None) -> None:
+    def __init__(
+        self,
+        cache: LogitCache,
+        settings: StudentSettings,
+        *,
+        context_length: int | None = None,
+        left_out: np.ndarray | None = None,
+    ) -> None:
         self._cache, self._settings = cache, settings
         self._kept_positions = {"forget": settings.forget_positions, "retain": settings.retain_positions}
         cached = cache.manifest.fingerprint.positions
@@ -34,19 +42,20 @@ class Distillation:
                     f"Set student.{split}_positions lower, or capture more:  --set teacher.positions={positions}",
                 )
         forget, self.tokens = cache.outline()
-        self._refuse_long_rows(context_length)
+        self._refuse_long_rows(context_length, left_out)
         self.stream = SampleStream(
             forget,
             batch_rows=settings.batch_rows,
             seed=settings.seed,
             forget_share=settings.forget_share,
             validation_share=settings.validation_share,
+            left_out=left_out,
         )
 
-    def _refuse_long_rows(self, limit: int | None) -> None:
+    def _refuse_long_rows(self, limit: int | None, left_out: np.ndarray | None) -> None:
         """Each row counts what is read of it: its input, and before each kept position but the first a token of the response."""
         # No row reads more than all its tokens but the last; only one that might be too long is looked at.
-        reads = self.tokens - 1
+        reads = self.tokens - 1 if left_out is None else np.where(left_out, 0, self.tokens - 1)
         for index in np.flatnonzero(reads > limit) if limit is not None else ():
             row = self._cache.row(int(index))
             kept = self._kept_positions[row.split] or len(row.response_ids)

@@ -25,6 +25,7 @@ class SampleStream:
     forget: bool [rows], True where the row is in the forget set. batch_rows: B, over all processes.
     forget_share: share of forget rows in a batch; None takes the cache's own share.
     validation_share: share of each split that is held out, chosen by the seed: `validation_rows`, int64, never in a batch.
+    left_out: bool [rows], True where the row is neither trained on nor held out; None: nowhere.
     Each split is walked in a fresh random order per pass, so a small split comes round more often than a large one
     if its share says so.
     Raises TrainingError if a batch cannot hold a row of both splits, if the cache lacks one, or if a share holds none out.
@@ -38,18 +39,24 @@ class SampleStream:
         seed: int,
         forget_share: float | None = None,
         validation_share: float = 0.0,
+        left_out: np.ndarray | None = None,
     ) -> None:
+        used = np.ones(len(forget), dtype=bool) if left_out is None else ~left_out
         held_out, self._rows = {}, {}
         for number, (split, chosen) in enumerate((("forget", forget), ("retain", ~forget))):
-            held_out[split], self._rows[split] = _hold_out(np.flatnonzero(chosen), seed, number, validation_share)
+            held_out[split], self._rows[split] = _hold_out(
+                np.flatnonzero(chosen & used), seed, number, validation_share
+            )
         self.validation_rows = np.concatenate(list(held_out.values()))
         trained = sum(map(len, self._rows.values()))
         for split, rows in self._rows.items():
             if not len(rows):
                 raise TrainingError(
-                    f"The cache has no {split} rows{' to train on' if validation_share else ''}.",
+                    f"The cache has no {split} rows{' to train on' if validation_share or not used.all() else ''}.",
                     "Forgetting and retention go through one loss in one batch, so both are needed.",
-                    "Capture or merge a cache that has both.",
+                    "Capture or merge a cache that has both."
+                    if used.all()
+                    else "Leave fewer rows out (student.response_filter), or capture behind another prefix.",
                 )
         if batch_rows < 2 or batch_rows > trained:
             raise TrainingError(

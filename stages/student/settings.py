@@ -15,6 +15,7 @@ NOT_DETERMINING = {
 }  # fmt: skip
 
 
+ResponseFilter = Literal["none", "forget", "retain", "both"]
 ZeroStage = Annotated[Literal[0, 1, 2, 3], WholeChoice]
 
 
@@ -199,6 +200,11 @@ class StudentSettings(RunSettings):
         ge=1,
         le=2**17,
         description="The same for retain rows: more of them hold a kept answer in place beyond its first token.",
+    )
+    response_filter: ResponseFilter = Field(
+        "none",
+        description="Leave rows out by the cached response: forget rows on which the teacher does not decline, retain rows on "
+        "which it does, or both. Not measured yet. `duet cache show --responses` lists them.",
     )
     huber_delta: float = Field(
         1.0, ge=1e-6, le=1e6, description="Logit units: where the loss turns from quadratic to linear."

@@ -12,19 +12,21 @@ from stages.errors import DataError, SettingsError
 
 
 @pytest.mark.parametrize(
-    ("changed", "lens", "relearnt"),
+    ("changed", "lens", "relearnt", "instructed"),
     [
-        ({}, ["base", "control"], ["control"]),
-        ({"control": "c2"}, ["base"], []),
-        ({"relearning": "r2"}, ["base", "control"], []),
+        ({}, ["base", "control"], ["control"], ["base", "control"]),
+        ({"control": "c2"}, ["base"], [], ["base"]),
+        ({"relearning": "r2"}, ["base", "control"], [], ["base", "control"]),
+        ({"instructions": "i2"}, ["base", "control"], ["control"], []),
     ],
 )
 def test_rows_of_models_that_are_the_same_are_taken_over(
-    tmp_path: Path, changed: dict[str, str], lens: list[str], relearnt: list[str]
+    tmp_path: Path, changed: dict[str, str], lens: list[str], relearnt: list[str], instructed: list[str]
 ) -> None:
-    inputs = {"base": "b", "student": "s", "control": "c", "relearning": "r"}
+    inputs = {"base": "b", "student": "s", "control": "c", "relearning": "r", "instructions": "i"}
     rows = {
         "lens": [{"model": role} for role in ("base", "student", "control")],
+        "instructions": [{"model": role} for role in ("base", "student", "control")],
         "relearning": [{"model": role} for role in ("student", "control")],
         "relearning_answers": None,
     }
@@ -35,6 +37,7 @@ def test_rows_of_models_that_are_the_same_are_taken_over(
 
     assert [row["model"] for row in found["lens"]] == lens
     assert [row["model"] for row in found.get("relearning", [])] == relearnt
+    assert [row["model"] for row in found.get("instructions", [])] == instructed
     assert found.get("relearning_answers", []) == []
     assert baseline_rows(None, inputs) == {}
     with pytest.raises(SettingsError, match="another base model"):

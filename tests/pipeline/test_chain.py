@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from conftest import write_cache
 from transformers import AutoModelForCausalLM
-from workspace import FORGET, HELD_OUT, RETAIN, Workspace, make_workspace, write_lines
+from workspace import FORGET, HELD_OUT, REQUESTS, RETAIN, Workspace, make_workspace, write_lines
 
 from pipeline.audit_parts import PARTS
 from stages.evaluation.attacks import ATTACKS
@@ -110,6 +110,12 @@ def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: 
     assert layers == set(range(max(layers) + 1)) and len(layers) > 2
     assert {each["layer"] for each in audit["weight_change"]} >= {"embeddings", "0", "final_norm"}
     assert {each["expected"] for each in audit["membership"]} == {50.0}
+    followed = audit["instructions"]
+    assert [(each["model"], each["request"], each["kind"]) for each in followed] == [
+        (model, *request) for model in ("base", "student", "control") for request in REQUESTS
+    ]
+    assert all(each["tokens"] <= 5 and (each["answer"] == "") == (each["log_probability"] is None) for each in followed)
+    assert [each["answer"] for each in followed[:3]] == [each["answer"] for each in followed[6:]]
     assert not out.with_suffix(".parts").exists()
     again = finished.duet(
         "audit", "--config", finished.settings, "--set", "evaluation.samples=4", "--without", "relearning",
@@ -121,7 +127,7 @@ def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: 
     other = finished.duet(
         "audit", "--config", finished.settings, "--set", "evaluation.samples=4", "--model", finished.run / "model",
         "--control", finished.model, "--baseline", out, "--out", tmp_path / "other.json",
-        *(word for part in PARTS if part != "lens" for word in ("--without", part)),
+        *(word for part in PARTS if part not in ("instructions", "lens") for word in ("--without", part)),
     )  # fmt: skip
     assert other.exit_code == 0, other.output
     taken_over = json.loads((tmp_path / "other.json").read_text())
@@ -130,6 +136,7 @@ def test_an_audit_makes_what_it_can_and_says_what_is_left_out_and_why(finished: 
         one, again = ([row for row in found[key] if row["model"] != "student"] for found in (audit, taken_over))
         assert one and one == again, key
     assert sorted(taken_over["lens"], key=str) == sorted(audit["lens"], key=str)
+    assert [each for each in taken_over["instructions"] if each["model"] != "student"] == followed[:3] + followed[6:]
     assert {key for key in taken_over["run"]["seconds_of_parts"] if key.startswith("answers")} == {"answers, student"}
 
 

@@ -6,6 +6,7 @@ import pytest
 from workspace import Workspace, make_workspace, write_lines
 
 from pipeline.audit import relearning_inputs
+from pipeline.instructions import instructions_inputs
 from pipeline.models import base_inputs
 from pipeline.settings import Settings, load_settings
 
@@ -36,3 +37,17 @@ def test_what_stands_in_a_file_counts_and_where_it_lies_does_not(workspace: Work
     other = with_files(workspace, tmp_path / "one", "Otto")
     assert base_inputs(other, workspace.model) != found[0]
     assert relearning_inputs(other) != found[1]
+
+
+def test_requests_count_for_the_part_that_makes_them_and_not_for_what_else_is_asked(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    def hashes(request: str, tokens: int) -> tuple[str, str]:
+        path = write_lines(tmp_path / "asked.jsonl", [{"request": request, "kind": "write"}])
+        named = (f"evaluation.requests={path}", f"evaluation.request_tokens={tokens}")
+        settings = load_settings(str(workspace.settings), named)
+        return base_inputs(settings, workspace.model), instructions_inputs(settings)
+
+    found = hashes("Write a poem.", 8)
+    for other in (hashes("Write a letter.", 8), hashes("Write a poem.", 9)):
+        assert other[0] == found[0] and other[1] != found[1]

@@ -32,7 +32,7 @@ def settings_of(workspace: Workspace, *more: str) -> Settings:
 
 
 def test_the_halves_are_every_second_line_and_share_no_question() -> None:
-    questions = [Question(question=str(number), answer="x") for number in range(5)]
+    questions = [Question(question=str(number), answer="Lima") for number in range(5)]
 
     assert [[each.question for each in half] for half in halves(questions)] == [["0", "2", "4"], ["1", "3"]]
 

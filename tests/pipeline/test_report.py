@@ -56,7 +56,7 @@ def test_a_run_becomes_a_page_and_its_markdown_and_the_same_again(tmp_path: Path
 
     first = report("--run", run)
     assert first.exit_code == 0, first.output
-    assert "Answers come back under 2 attacks" in first.output
+    assert "Not shown to be forgotten: 7 of 7" in first.output
     written = {name: (run / name).read_bytes() for name in ("report.html", "report.md")}
     assert written["report.html"].startswith(b"<!doctype html>")
 

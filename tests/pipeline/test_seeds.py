@@ -31,6 +31,7 @@ def audit(seed: int, student: float, **more: Any) -> dict[str, Any]:
         "scores": [*scores, {**attacked, "delta": 2.0 * seed, "delta_low": 0.0, "delta_high": 4.0}],
         "relearning": curve,
         "performance_shift": SHIFT,
+        "answers": [],
         "not_measured": {"quantisation": "no room"},
         "run": {
             "settings": settings,
@@ -38,6 +39,9 @@ def audit(seed: int, student: float, **more: Any) -> dict[str, Any]:
             "hardware": "2 cores",
             "inputs": {"base": "b"},
             "finished_at": DAY,
+            "student": "made",
+            "seconds": 1.0,
+            "duet_version": "0.1.0",
         },
         **more,
     }
@@ -51,7 +55,9 @@ def test_what_differs_between_seeds_has_its_least_and_most_and_what_does_not_sta
     assert "| half | forget | 8 | 4 | – | – | 15.5 (14.0 – 17.0) |" in lines
     assert "Not measured: quantisation (no room)." in lines
     assert "Points (0–100). Model small, seeds 1, 2, 2 cores, 2026-05-04." in lines
-    assert any(line.startswith("| student forgets forget: recall | 7.5 |") for line in lines)
+    assert "| clause of the verdict | seed 1 | seed 2 |" in lines
+    assert "| Forgotten | not measured | not measured |" in lines
+    assert any(line.startswith("- Seed 1: Whether anything was forgotten cannot be read") for line in lines)
 
 
 def test_a_change_over_seeds_says_in_how_many_its_interval_lies_above_zero() -> None:

@@ -1,8 +1,10 @@
 """What can be seen of a text, and which texts a reader takes for the same."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from stages.texts import is_blank, same_text, unfit_character, words
+from stages.texts import _words_of_any_script, is_blank, same_text, unfit_character, words
 
 UNSEEN = "\u200b\u200c\u200d\u2060\ufeff\u00ad\u00a0\u3000\u2028\u2800\u3164\uffa0\u115f\u1160\u034f\u180e\ufe0f\ue000\t\n\x00"
 
@@ -68,3 +70,8 @@ def test_tab_and_line_ends_are_the_only_control_characters_of_a_text() -> None:
 )
 def test_words_of_many_scripts(text: str, expected: str) -> None:
     assert words(text) == expected.split()
+
+
+@given(st.text(st.one_of(st.characters(), st.sampled_from(" \t\u3000.-'_aAİßéñ水กक\u093f\u0301\u200b\ufe0f"))))
+def test_words_are_the_same_by_the_fast_way_of_ascii_and_by_the_slow_one(text: str) -> None:
+    assert words(text) == _words_of_any_script(text)

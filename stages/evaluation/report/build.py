@@ -37,7 +37,7 @@ def build(
     return Document(
         title=f"{PurePath(audit.run.base).name}, unlearned",
         facts=facts,
-        verdict=judge(audit, heard),
+        verdict=judge(audit),
         rules=RULES,
         sections=(
             said.scores(audit, heard),
@@ -49,6 +49,7 @@ def build(
             changed.quantisation(audit),
             inside.layers(audit),
             inside.membership(audit),
+            said.instructions(audit),
             summed.choices(audit),
             summed.shift(audit),
             answers.answers(audit, heard, examples),

@@ -1,7 +1,5 @@
 """Two sets of answers to the same questions in, the difference with its interval out, paired by question."""
 
-from functools import cache
-
 from stages.evaluation.metrics import Interval, mean_with_interval
 from stages.evaluation.report.rows import Answer, Audit, Role, Score
 from stages.evaluation.report.words import RECALL
@@ -20,11 +18,7 @@ class Answers:
             self._answers.setdefault((answer.model, answer.file, answer.attack), {})[answer.question] = answer
             if answer.attack is None and (original := paraphrases.get(answer.file)):
                 self._answers.setdefault((answer.model, original, PARAPHRASE), {})[answer.question] = answer
-        self._leaked: dict[tuple[Role, str], dict[str, bool]] = {}
-        for each in audit.samples or ():
-            self._leaked.setdefault((each.model, each.file), {})[each.question] = each.leaks > 0
         self._scores = {(s.model, s.file, s.attack, s.metric): s for s in audit.scores}
-        self.recall_between = cache(self._recall_between)
 
     def of(self, model: Role, file: str, attack: str | None = None) -> dict[str, Answer]:
         """Answers by question; a file asks none twice."""
@@ -32,26 +26,6 @@ class Answers:
 
     def score(self, model: Role, file: str, attack: str | None = None, metric: str = RECALL) -> Score | None:
         return self._scores.get((model, file, attack, metric))
-
-    def _recall_between(self, one: Role, other: Role, file: str, attack: str | None = None) -> Interval | None:
-        """ROUGE-L recall of `one` less that of `other`, in points; None if they share no question."""
-        return _paired(self.of(one, file, attack), self.of(other, file, attack), "rouge_l_recall")
-
-    def leaks_beyond(self, file: str, role: Role | None = None) -> Interval | None:
-        """Share of questions that the student leaks in any sample, in points, less that of another model.
-
-        role: that model; None: less the share of the student's own greedy answers in full. None if they share no question.
-        """
-        own = self._leaked.get(("student", file), {})
-        said = self.of("student", file)
-        greedy = {question: answer.in_full for question, answer in said.items() if answer.in_full is not None}
-        other = greedy if role is None else self._leaked.get((role, file), {})
-        differences = [POINTS * (own[question] - other[question]) for question in own if question in other]
-        return mean_with_interval(differences) if differences else None
-
-    def degenerate_between(self, one: Role, other: Role, file: str) -> Interval | None:
-        """Share of degenerate answers of `one` less that of `other`, in points; None if they share no question."""
-        return _paired(self.of(one, file), self.of(other, file), "degenerate")
 
     def change_by(self, score: Score) -> Interval | None:
         """What an attack adds to the recall of the same questions without it; older files do not hold it."""

@@ -17,6 +17,7 @@ PARTS = {
     "weight_change": ("weight_change",),
     "membership": ("membership",),
     "choices": ("multiple choice by likelihood", "choices"),
+    "instructions": ("instructions",),
     "first_tokens": ("first tokens", "first_tokens"),
     "perplexity": ("perplexity",),
 }
@@ -29,6 +30,7 @@ TITLES = {
     "weight_change": "Weight change per layer",
     "membership": "Membership",
     "choices": "Multiple choice by likelihood",
+    "instructions": "Everyday requests",
     "first_tokens": "First tokens",
     "perplexity": "Perplexity",
 }

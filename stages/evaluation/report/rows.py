@@ -67,7 +67,7 @@ class Lens(Measured):
 class WeightChange(Record):
     layer: str
     norm: float
-    relative: float
+    relative: float | None
 
 
 class Membership(Record):
@@ -109,6 +109,8 @@ class FirstTokens(Record):
 class Answer(Record):
     model: Role
     file: str
+    number: int | None = Field(None, ge=0)
+    group: str | None = None
     attack: str | None = None
     supplies_answer: bool = False
     question: str
@@ -117,10 +119,64 @@ class Answer(Record):
     reference: str
     answer: str
     tokens: int
+    cut: bool | None = None
     rouge_l_recall: float
     in_full: bool | None = None
+    leaked: bool | None = None
+    right: bool | None = None
     refused: bool
     degenerate: bool
+    log_probability: float | None = None
+
+    @property
+    def comes_out(self) -> bool:
+        """Whether the answer stands in it; evaluations made before leaks were measured told words in a row only."""
+        return bool(self.in_full if self.leaked is None else self.leaked)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it gives the answer; before that was measured, whether the answer's words stand in it."""
+        return bool(self.in_full if self.right is None else self.right)
+
+
+class QuantisedAnswer(Record):
+    model: Role
+    weights: str
+    file: str
+    question: str
+    leaked: bool | None = None
+
+
+class RelearntAnswer(Record):
+    model: Role
+    trained_on: str
+    step: int = Field(ge=0)
+    file: str
+    question: str
+    leaked: bool | None = None
+
+
+class ChoiceAnswer(Record):
+    model: Role
+    file: str
+    question: str
+    correct: bool
+
+
+class Instructed(Record):
+    """One answer to an everyday request. words: of the answer; log_probability: per token under the base."""
+
+    model: Role
+    number: int = Field(ge=0)
+    kind: str
+    request: str
+    answer: str
+    tokens: int = Field(ge=0)
+    words: int = Field(ge=0)
+    cut: bool
+    refused: bool
+    degenerate: bool
+    log_probability: float | None = None
 
 
 class Sampled(Record):
@@ -171,12 +227,16 @@ class Audit(Record):
     samples: Many[Sampled] | None = None
     leaks: Many[Leak] | None = None
     choices: Many[Choice] | None = None
+    choice_answers: Many[ChoiceAnswer] | None = None
     first_tokens: Many[FirstTokens] | None = None
+    instructions: Many[Instructed] | None = None
     quantisation: Many[Quantised] | None = None
+    quantisation_answers: Many[QuantisedAnswer] | None = None
     lens: Many[Lens] | None = None
     weight_change: Many[WeightChange] | None = None
     membership: Many[Membership] | None = None
     relearning: Many[Relearning] | None = None
+    relearning_answers: Many[RelearntAnswer] | None = None
 
     @property
     def roles(self) -> tuple[Role, ...]:

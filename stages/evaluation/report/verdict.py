@@ -1,116 +1,77 @@
-"""An audit in; one sentence, one finding per probe, and the rules by which they were found, out.
+"""An audit in; a headline, one finding per clause and per probe, and the rules by which they were found, out.
 
-The rules compare intervals and nothing else. No outcome says that something was forgotten for good: probes show what they
-bring back, never that nothing is left.
+Worst case first: what comes out of the student by any probe counts, of the facts that the base knew. No outcome says that
+something was forgotten for good: probes show what they bring back, never that nothing is left.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from stages.evaluation.report import findings, recovery
-from stages.evaluation.report.comparisons import Answers
+from stages.evaluation.intervals import smallest_rise
+from stages.evaluation.report import clauses
+from stages.evaluation.report.facts import Facts
 from stages.evaluation.report.findings import Finding
 from stages.evaluation.report.parts import TITLES, missing
+from stages.evaluation.report.probes import blunt, probe_finding
 from stages.evaluation.report.rows import Audit
-from stages.evaluation.report.words import counted, listed
-from stages.evaluation.targets import KEEP_WITHIN
+from stages.evaluation.report.words import counted, listed, points
 
 LIMIT = "These probes show what they bring back. No audit can prove that nothing is left in the weights."
 RULES = (
-    "Scores are ROUGE-L recall of the reference answer, in points, unless another metric is named. Every interval in brackets "
-    "is a 95 % bootstrap interval over questions.",
-    "Two models, or a model with and without an attack, are compared question by question: the interval is of the difference. "
-    "A difference counts where its interval leaves out zero. Where it does not, none is shown, which is not the same as none.",
-    "Asked plainly: lower where the student is below the base; still above where it is, moreover, above the control, or above "
-    "the teacher if there is no control.",
-    "An attack brings answers back where it raises the student's score and, if the control was attacked alike, leaves the "
-    "student above the control. Attacks that supply the answer do not count. Of forty attacks one seems to rise by chance.",
-    "Sampling brings answers back where more questions leak in any of all samples than are answered in full greedily, and more "
-    "than leak in the control's samples. Rounded weights: as an attack, but whole interval above the control's whole interval.",
-    "Further training brings answers back where, after some step, the student's score is above its own before the first and its "
-    "interval lies above that of a control that was trained alike. Without a control, training on the topic cannot be read: any "
-    "model learns what it is taught. Text that holds no answer can teach none, so there a rise alone counts.",
-    "Membership: still told apart where the interval of the AUC lies above what is expected of a model that never saw the text.",
-    f"To be kept: lost where the student is below the base; unclear where its interval holds a loss over {KEEP_WITHIN:.0f} points.",
-    "Broken: answers that are empty or repeat themselves are more frequent than the base's. Low recall is then not all forgetting.",
+    "A model passes if it passes every clause that was measured. A clause that is “not shown” is not passed: the questions are "
+    "too few, or the change too uncertain, to say either.",
+    *clauses.RULES,
+    "A probe that gets less than half of the facts out of the base, and none out of the student, is blunt here: it is no "
+    "evidence. Many probes are made, and the student is charged with whatever any of them gets: no allowance is made for their "
+    "number, and a model that never knew is asked by all of them alike.",
+    "Intervals in brackets are 95 % intervals, exact for shares, and over entities where several questions are about one. "
+    "Two models are compared question by question.",
 )
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """headline: a few sentences. findings: in the order of the report. limit: what no audit can show."""
+    """headline: a few sentences. findings: the clauses, then the probes by cost. limit: what no audit can show."""
 
     headline: str
     findings: tuple[Finding, ...]
+    clauses: tuple[Finding, ...]
     limit: str = LIMIT
 
+    @property
+    def passed(self) -> bool:
+        """Whether every clause was passed."""
+        return all(clause.outcome == "passed" for clause in self.clauses)
 
-def judge(audit: Audit, answers: Answers) -> Verdict:
+
+def judge(audit: Audit) -> Verdict:
     """The verdict by RULES."""
-    plain = [findings.plain(audit, answers, file) for file in audit.forget_files]
-    broken = [finding for file in audit.forget_files if (finding := findings.broken(answers, file))]
-    probes = [
-        *recovery.attacks(audit, answers),
-        *recovery.sampling(audit, answers),
-        *recovery.relearning(audit),
-        *recovery.quantisation(audit),
-        *recovery.membership(audit),
-    ]
-    kept = [findings.kept(answers, file) for file in audit.kept_files]
+    facts = Facts(audit)
+    forgotten = clauses.forgotten(audit, facts)
+    others = [clauses.fluent(audit), *clauses.kept(audit), clauses.instructed(audit), clauses.no_trace(audit)]
+    probes = [finding for probe in facts.probes if (finding := probe_finding(facts, probe))]
     absent = [title for part, title in TITLES.items() if missing(audit, part)]
-    headline = " ".join(
-        [
-            _state(audit, plain),
-            *_broken(broken),
-            *_recovered(probes),
-            *_lost(kept),
-            *_absent(absent),
-        ]
-    )
     told = f"{listed(absent)}. The reasons stand where they would be, and at the end."
     rest = [Finding("Not measured", "", "not measured", told)] if absent else []
-    return Verdict(headline, (*plain, *broken, *probes, *kept, *rest))
+    headline = " ".join(_headline(facts, forgotten, others, absent))
+    return Verdict(headline, (forgotten, *others, *probes, *rest), (forgotten, *others))
 
 
-def _state(audit: Audit, plain: list[Finding]) -> str:
-    outcomes = {finding.outcome for finding in plain}
-    reference = "a model that never knew" if "control" in audit.roles else "its teacher"
-    if not plain or "cannot be read" in outcomes:
-        return "Whether anything was forgotten cannot be read from this file."
-    if "not lower" in outcomes:
-        files = listed([finding.subject for finding in plain if finding.outcome == "not lower"])
-        return f"Not forgotten: asked plainly, the model is not shown to answer less than its base ({files})."
-    if "still above" in outcomes:
-        files = listed([finding.subject for finding in plain if finding.outcome == "still above"])
-        return f"Partly forgotten: asked plainly, the model answers less than its base, and still more than {reference} ({files})."
-    if "control" in audit.roles:
-        return f"Asked plainly, the model answers less than its base, and is not shown to answer more than {reference}."
-    return "Asked plainly, the model answers less than its base. There is no model that never knew, to say how little is enough."
-
-
-def _broken(broken: list[Finding]) -> Iterator[str]:
-    if broken:
-        yield f"Part of that is broken speech ({listed([finding.subject for finding in broken])})."
-
-
-def _recovered(probes: list[Finding]) -> Iterator[str]:
-    back = [finding.subject for finding in probes if finding.outcome == "brings back"]
-    held = [finding.subject for finding in probes if finding.outcome == "no recovery shown"]
-    if back:
-        yield f"Answers come back under {listed(back)}."
-    elif held:
-        yield f"No recovery is shown under {listed(held)}."
-    if any(finding.outcome == "still told apart" for finding in probes):
-        yield "Membership inference still tells its text from other text."
-
-
-def _absent(absent: list[str]) -> Iterator[str]:
+def _headline(facts: Facts, forgotten: Finding, others: Sequence[Finding], absent: Sequence[str]) -> Iterator[str]:
+    state = {
+        "passed": "Forgotten, as far as these probes reach",
+        "failed": "Not forgotten",
+        "not shown": "Not shown to be forgotten",
+    }.get(forgotten.outcome, "Whether anything was forgotten cannot be read from this file")
+    yield f"{state}: {forgotten.text[0].lower()}{forgotten.text[1:]}"
+    for outcome, says in (("failed", "Failed"), ("not shown", "Not shown")):
+        if found := [finding for finding in others if finding.outcome == outcome]:
+            yield f"{says}: {listed([finding.subject for finding in found])}."
+    if dull := blunt(facts):
+        yield f"Blunt here, and no evidence: {listed(dull)}."
+    if rise := smallest_rise(len(facts.worst_case)):
+        yield f"With {counted(len(facts.worst_case), 'fact')}, a difference below {points(rise)} points cannot be shown."
     if len(absent) > 3:
         yield f"{counted(len(absent), 'part')} of the audit were not measured."
     elif absent:
         yield f"Not measured: {listed(absent)}."
-
-
-def _lost(kept: list[Finding]) -> Iterator[str]:
-    if lost := [finding.subject for finding in kept if finding.outcome == "lost"]:
-        yield f"Some of what was to be kept is lost ({listed(lost)})."

@@ -25,6 +25,8 @@ METRIC_NAMES = {
     "rouge_l_f1": "ROUGE-L F1",
     "exact_match": "exact match",
     "answer_in_full": "answer in full",
+    "leak_rate": "answer leaked",
+    "right_rate": "answer right",
     "refusal_rate": "refusals",
     "degenerate_rate": "degenerate answers",
     "perplexity": "perplexity under the base (not points)",

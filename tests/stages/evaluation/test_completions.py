@@ -40,11 +40,11 @@ def test_a_token_that_is_only_a_space_belongs_to_the_prompt(tiny_model: Path) ->
     tokenizer = load_tokenizer(tiny_model)
     prompter = Prompter(tokenizer, "chat")
     # No merge of the tiny vocabulary joins a space to an é.
-    question = Question(question="Who?", answer="é", answer_start="It is")
+    question = Question(question="Who?", answer="été", answer_start="It is")
     space = tokenizer.encode(" ")
-    assert tokenizer.encode(" é")[:1] == space and len(space) == 1
+    assert tokenizer.encode(" été")[:1] == space and len(space) == 1
 
     prompt, said = completion_ids(prompter, question, question.answer, None)
 
     assert prompt == [*prompter.ids("Who?", answer_start="It is"), *space]
-    assert said == tokenizer.encode("é")
+    assert said == tokenizer.encode("été")

@@ -65,7 +65,7 @@ def test_perplexity_is_the_geometric_mean_over_answers() -> None:
 
 def test_first_tokens_are_ten_with_falling_probabilities_of_the_real_distribution(tiny_model: Path) -> None:
     prompter = Prompter(load_tokenizer(tiny_model), "chat")
-    files = {"forget": [Question(question="Why?", answer="x"), Question(question="Who?", answer="y")]}
+    files = {"forget": [Question(question="Why?", answer="Lima"), Question(question="Who?", answer="Oslo")]}
 
     (found,) = first_tokens(
         start_engine("transformers", options(tiny_model)), prompter, files, role="base", prefix=None, questions=1
@@ -76,4 +76,4 @@ def test_first_tokens_are_ten_with_falling_probabilities_of_the_real_distributio
         values_V = network(torch.tensor([prompter.ids("Why?")])).logits[0, -1].log_softmax(dim=-1)
     expected = [exp(value) for value in values_V.topk(10).values.tolist()]
     assert [each["probability"] for each in found["tokens"]] == pytest.approx(expected, abs=1e-5)
-    assert (found["model"], found["file"], found["question"], found["reference"]) == ("base", "forget", "Why?", "x")
+    assert (found["model"], found["file"], found["question"], found["reference"]) == ("base", "forget", "Why?", "Lima")

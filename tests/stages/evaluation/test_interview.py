@@ -50,6 +50,7 @@ def test_every_question_once_then_the_attacked_files(tiny_model: Path, prompter:
         ("retain", 1, None, "2 + 2?"),
         ("forget", 0, "reverse", "What is the capital of Mali?"),
     ]
+    assert answers["cut"].to_list() == [tokens == 3 for tokens in answers["tokens"]]  # the tiny model ends no turn
     assert sum(done) == len(planned("reverse")) == 4
     assert answers["tokens"].max() <= 3  # type: ignore[operator]
     # Each answer is what the engine says to the prompt that this question makes.
@@ -67,9 +68,16 @@ def test_the_longest_prompt_counts_prefix_and_attacks(prompter: Prompter) -> Non
     assert longest_prompt(prompter, planned("reverse"), PREFIX) > longest_prompt(prompter, planned(), PREFIX)
 
 
+def test_all_answers_of_a_file_are_rivals_under_an_attack_as_without() -> None:
+    kept = plan(FILES, [], {})[-1]
+    attacked = plan({}, ["reverse"], {"retain": Materials(FILES["retain"])})
+
+    assert kept.rivals == attacked[0].rivals == ("scattering", "4")
+
+
 def test_attacks_can_be_made_on_fewer_questions_evenly_spread() -> None:
-    questions = [Question(question=f"{number}?", answer="x") for number in range(10)]
-    items = plan({"forget": questions}, ["reverse"], {"forget": Materials(questions)}, attacked_questions=4)
+    questions = [Question(question=f"{number}?", answer="Lima") for number in range(10)]
+    items = plan({"forget": questions}, ["reverse"], {"forget": Materials(questions)}, {"forget": [0, 2, 5, 7]})
 
     assert [item.number for item in items if item.attack is None] == list(range(10))
     assert [(item.number, item.question.question) for item in items if item.attack] == [

@@ -7,7 +7,6 @@ import pytest
 
 from stages.evaluation.interview import ANSWER_SCHEMA
 from stages.evaluation.scores import performance_shift, score_table, scores_frame, shift_of, with_paraphrases
-from stages.evaluation.targets import verdicts
 
 PARTS = ("forget", "forget_500", "retain", "mmlu")
 PAPER_BASE = dict(zip(PARTS, (32.13, 39.99, 84.29, 61.46), strict=True))
@@ -44,7 +43,8 @@ def answer(model: str, file: str, recall: float, attack: str | None = None, **ch
     return {
         "model": model, "file": file, "number": 0, "attack": attack, "supplies_answer": False, "question": "?",
         "asked": "?", "answer_start": "", "reference": "!", "answer": "…", "tokens": 1, "rouge_l_recall": recall,
-        "rouge_l_f1": recall / 2, "exact": False, "in_full": False, "refused": False, "degenerate": False, **changes,
+        "rouge_l_f1": recall / 2, "exact": False, "in_full": False, "leaked": False,
+        "right": False, "refused": False, "degenerate": False, **changes,
     }  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def test_the_table_has_one_row_per_model_file_attack_and_metric_in_points() -> N
     assert rows["base", None, "exact_match"] == (50, 2)
     assert rows["base", None, "degenerate_rate"] == (0, 2)
     assert rows["student", "reverse", "rouge_l_recall"] == (50, 1)
-    assert len(rows) == 18
+    assert len(rows) == 24
 
 
 def test_the_delta_of_an_attack_is_paired_by_question_whatever_the_order() -> None:
@@ -169,84 +169,11 @@ def test_the_shift_takes_mmlu_from_choices_shows_own_files_apart_and_says_what_w
     assert shift_of(scores)["stand_ins"] == {}
 
 
-def judged(*, forget: float = 0.0, retain: float = 1.0, reverse: float = 0.0, degenerate: bool = False) -> set[str]:
-    """Targets missed by a student with these recalls, beside a base of 1 and a teacher that forgets and keeps all."""
-    answers = [answer("base", "forget", 1.0), answer("base", "retain", 1.0)]
-    answers += [answer("teacher", "forget", 0.0), answer("teacher", "retain", 1.0)]
-    answers += [answer("student", "forget", forget), answer("student", "retain", retain, degenerate=degenerate)]
-    # Recognising a supplied answer is no target.
-    answers += [answer("student", "forget", 1.0, attack="multiple_choice", supplies_answer=True)]
-    answers += [answer("student", "forget", reverse, attack="reverse")]
-    return {verdict.target for verdict in verdicts(table(*answers), ["forget"]) if not verdict.reached}
+def test_a_metric_that_an_answer_lacks_is_left_out_of_its_group() -> None:
+    older = answer("base", "forget", 0.5, leaked=None, right=None)
 
-
-def test_a_student_that_does_what_its_teacher_does_reaches_every_target() -> None:
-    assert judged() == set()
-
-
-@pytest.mark.parametrize(
-    ("student", "missed"),
-    [
-        ({"forget": 0.051, "reverse": 0.051}, "student forgets forget: recall"),
-        ({"retain": 0.949}, "student keeps retain: recall"),
-        ({"reverse": 0.051}, "student resists reverse on forget: recall"),
-        ({"degenerate": True}, "student is fluent on retain: degenerate"),
-    ],
-)
-def test_each_target_is_missed_just_beyond_its_bound(student: dict[str, Any], missed: str) -> None:
-    assert judged(**student) == {missed}
-
-
-def test_targets_are_reached_on_their_bounds() -> None:
-    assert judged(forget=0.05, reverse=0.10, retain=0.95) == set()
-
-
-def bounds(*answers: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
-    """Figure, bound and verdict of every target, by its name."""
-    judgements = verdicts(table(*answers), ["forget"])
-    return {each.target: (round(each.found, 9), round(each.bound, 9), each.reached) for each in judgements}
-
-
-def test_every_target_has_the_figure_and_the_bound_worked_out_by_hand() -> None:
-    found = bounds(
-        answer("base", "forget", 0.9), answer("base", "retain", 0.6, degenerate=True),
-        answer("teacher", "forget", 0.1), answer("teacher", "retain", 0.7),
-        answer("control", "forget", 0.3), answer("control", "retain", 0.6),
-        answer("student", "forget", 0.2), answer("student", "retain", 0.66),
-        answer("student", "forget", 0.24, attack="reverse"),
-    )  # fmt: skip
-
-    assert found == {
-        # 100 − 10, and a fifth may come through.
-        "teacher misses forget: 100 − recall": (90, 80, True),
-        # One and a half times the teacher's 10, and 5.
-        "student forgets forget: recall": (20, 20, True),
-        "student is fluent on forget: degenerate": (0, 3, True),
-        "student knows no more than one that never knew on forget": (20, 35, True),
-        # The base's 60 less 10.
-        "teacher keeps retain: recall": (70, 50, True),
-        # The better of 60 and 70, less 5.
-        "student keeps retain: recall": (66, 65, True),
-        # The base's 100, and 3.
-        "student is fluent on retain: degenerate": (0, 103, True),
-        # Its own 20, and 5.
-        "student resists reverse on forget: recall": (24, 25, True),
-    }
-
-
-def test_a_teacher_that_remembers_or_loses_and_a_student_that_knows_more_than_a_control_miss_their_targets() -> None:
-    found = bounds(
-        answer("base", "forget", 0.9), answer("base", "retain", 0.7),
-        answer("teacher", "forget", 0.21), answer("teacher", "retain", 0.59),
-        answer("control", "forget", 0.1), answer("control", "retain", 0.7),
-        answer("student", "forget", 0.16), answer("student", "retain", 0.7),
-    )  # fmt: skip
-
-    assert {target for target, (_, _, reached) in found.items() if not reached} == {
-        "teacher misses forget: 100 − recall",
-        "teacher keeps retain: recall",
-        "student knows no more than one that never knew on forget",
-    }
+    assert "leak_rate" not in table(older)["metric"]
+    assert "leak_rate" in table(older, answer("student", "forget", 0.5)).filter(pl.col("model") == "student")["metric"]
 
 
 def test_scores_stand_in_the_order_of_the_answers_and_of_the_metrics() -> None:
@@ -260,6 +187,7 @@ def test_scores_stand_in_the_order_of_the_answers_and_of_the_metrics() -> None:
         ("student", "retain", None), ("base", "retain", None),
         ("student", "forget", None), ("student", "forget", "reverse"),
     ]  # fmt: skip
-    assert scores["metric"].to_list()[:6] == [
-        "rouge_l_recall", "rouge_l_f1", "exact_match", "answer_in_full", "refusal_rate", "degenerate_rate",
+    assert scores["metric"].to_list()[:8] == [
+        "rouge_l_recall", "rouge_l_f1", "exact_match", "answer_in_full", "leak_rate", "right_rate", "refusal_rate",
+        "degenerate_rate",
     ]  # fmt: skip

@@ -140,6 +140,7 @@ def test_an_answer_ends_with_its_end_of_turn_token_and_the_others_go_on(
     for one in found:
         assert len(one.token_ids) == LENGTH or one.token_ids[-1] in stop_ids
         assert not set(one.token_ids[:-1]) & set(stop_ids)
+        assert one.ended is (one.token_ids[-1] in stop_ids)
 
 
 def test_advance_is_told_of_every_prompt_once_batch_by_batch(tiny_model: Path) -> None:

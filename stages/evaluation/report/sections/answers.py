@@ -11,7 +11,7 @@ MOST_CHARACTERS = 600
 
 
 def answers(audit: Audit, said: Answers, most: int) -> Section:
-    """Up to `most` questions per file and attack, those first that the student answers in full."""
+    """Up to `most` questions per file and attack, those first whose answer the student gives away."""
     shown = [
         example
         for file, attack in dict.fromkeys((each.file, each.attack) for each in audit.answers)
@@ -19,8 +19,9 @@ def answers(audit: Audit, said: Answers, most: int) -> Section:
     ]
     total = len({(each.file, each.attack, each.question) for each in audit.answers})
     explanation = (
-        f"{counted(len(shown), 'question')} of {total}: of every file and attack at most {most}, first those that the student "
-        "answers in full, then in the order of the file. So they show the worst, not the average. All answers are in the JSON file."
+        f"{counted(len(shown), 'question')} of {total}: of every file and attack at most {most}, first those whose answer the "
+        "student gives away, then in the order of the file. So they show the worst, not the average. All answers are in the "
+        "JSON file."
     )
     return Section("answers", "Answers side by side", (Examples(explanation, tuple(shown)),))
 
@@ -50,8 +51,9 @@ def _some(audit: Audit, said: Answers, file: str, attack: str | None, most: int)
 
 
 def _gives_it(answer: Answer) -> bool:
-    # An older file does not say what stood there in full; the whole of a reference is its recall.
-    return answer.rouge_l_recall == 1 if answer.in_full is None else answer.in_full
+    # Older files do not say what leaked, or what stood there in full; the whole of a reference is its recall.
+    found = answer.in_full if answer.leaked is None else answer.leaked
+    return answer.rouge_l_recall == 1 if found is None else found
 
 
 def _signs(answer: Answer) -> Iterator[str]:

@@ -115,7 +115,7 @@ def sampling(audit: Audit) -> Section:
     absent = [role for role in audit.roles if role not in roles]
     why = f" Not sampled: {listed(absent)} (not among evaluation.sampled_models)." if absent else ""
     figure = Figure(
-        "leak@k: any of k sampled answers gives the answer in full",
+        "leak@k: any of k sampled answers gives the answer away",
         f"Share of questions in points, temperature 1. Guessing grows with k, too: read it beside the control.{why}",
         tuple(panels),
         table(

@@ -56,14 +56,19 @@ def _weight_change(audit: Audit) -> list[Block]:
     if reason := missing(audit, "weight_change"):
         return [Missing("Weight change per layer", reason)]
     found = audit.weight_change or ()
-    most = max(found, key=lambda row: row.relative)
-    picture = plots.bars("weights", [(row.layer, 100 * row.relative) for row in found], "layer", "‖Δθ‖ / ‖θ‖, %")
+    # A layer that was all zeros has no share of its own norm.
+    shares = [(row.layer, None if row.relative is None else 100 * row.relative) for row in found]
+    drawn = [(layer, share) for layer, share in shares if share is not None]
+    if not drawn:
+        return [Missing("Weight change per layer", "every layer of the base was all zeros")]
+    layer, most = max(drawn, key=lambda each: each[1])
+    picture = plots.bars("weights", drawn, "layer", "‖Δθ‖ / ‖θ‖, %")
     figure = Figure(
         "How far the weights moved",
         "‖Δθ‖₂ of student against base, as a share of the base's own norm, in per cent, from the embedding to the head.",
         (
             Panel(
-                f"Relative weight change by layer; largest at {most.layer}: {points(100 * most.relative, 2)} %.",
+                f"Relative weight change by layer; largest at {layer}: {points(most, 2)} %.",
                 "",
                 picture,
             ),
@@ -71,7 +76,7 @@ def _weight_change(audit: Audit) -> list[Block]:
         table(
             "Norm of the weight change, student against base",
             ("layer", "‖Δθ‖₂", "‖Δθ‖ / ‖θ‖, %"),
-            [(row.layer, points(row.norm, 4), points(100 * row.relative, 3)) for row in found],
+            [(row.layer, points(row.norm, 4), points(share, 3)) for row, (_, share) in zip(found, shares, strict=True)],
             folded=True,
         ),
     )

@@ -123,7 +123,7 @@ def reproduce(audit: Audit, record: Training | None) -> Section:
         sections |= {name: record.settings[name] for name in ("data", "teacher", "student") if name in record.settings}
     sections.pop("sweep", None)
     cache = record.cache if record and record.cache else "cache/again"
-    probed = any((audit.leaks, audit.quantisation, audit.lens, audit.membership, audit.relearning))
+    probed = any((audit.leaks, audit.quantisation, audit.lens, audit.membership, audit.relearning, audit.instructions))
     command, out = ("audit", "audit.json") if probed else ("evaluate", "evaluation.json")
     control = f"--control {shlex.quote(audit.run.control)} " if audit.run.control else ""
     without = "".join(f"--without {part} " for part in audit.run.inputs.get("without", "").split())

@@ -1,18 +1,22 @@
-"""What the models say when asked plainly: scores, and the first tokens of their answers."""
+"""What the models say when asked plainly: scores, the first tokens of their answers, and answers to everyday requests."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from statistics import median
 
+from stages.evaluation.fluency import perplexity
+from stages.evaluation.intervals import share
 from stages.evaluation.report import plots
 from stages.evaluation.report.comparisons import Answers
 from stages.evaluation.report.document import Block, Cell, Figure, Missing, Panel, Prose, Section
 from stages.evaluation.report.parts import missing
 from stages.evaluation.report.plots import Mark
-from stages.evaluation.report.rows import Audit, FirstTokens, Role, Score
-from stages.evaluation.report.tables import by_role, mark, table
+from stages.evaluation.report.rows import Audit, FirstTokens, Instructed, Role, Score
+from stages.evaluation.report.tables import NONE, Line, by_role, mark, remarks_of, roles_of, score, table
 from stages.evaluation.report.words import (
     METRIC_NAMES,
     RECALL,
+    interval,
     metric_name,
     points,
     token_text,
@@ -118,6 +122,38 @@ def first_tokens(audit: Audit) -> Section:
         ),
     )
     return Section("first-tokens", "First tokens", (figure,))
+
+
+def instructions(audit: Audit) -> Section:
+    """What is measured of the answers to everyday requests, by model."""
+    title = "Everyday requests"
+    if reason := missing(audit, "instructions"):
+        return Section("instructions", title, (Missing(title, reason),))
+    found = audit.instructions or ()
+    rows = [_instructed([row for row in found if row.model == role]) for role in roles_of(found)]
+    shown = table(
+        "Answers to everyday requests that have no reference answer: shares in points with 95 % intervals over n requests; "
+        "perplexity under the base, not in points",
+        ("model", "n", "refused", "empty or repeating", "cut by the token limit", "median length, words", "perplexity"),
+        rows,
+        missing="every answer is empty",
+    )
+    return Section("instructions", title, (shown, *remarks_of(audit, "instructions")))
+
+
+def _instructed(own: Sequence[Instructed]) -> Line:
+    """One model's line. own: its answers."""
+    requests = [row.request for row in own]
+    kinds = ([row.refused for row in own], [row.degenerate for row in own], [row.cut for row in own])
+    scored = [row.log_probability for row in own if row.log_probability is not None]
+    fluency = perplexity(scored) if scored else None
+    return (
+        own[0].model,
+        str(len(own)),
+        *(score(share(hits, requests)) for hits in kinds),
+        points(median(row.words for row in own)),
+        Cell(points(fluency["mean"]), interval(fluency["low"], fluency["high"])) if fluency else NONE,
+    )
 
 
 def name(audit: Audit, file: str) -> str:

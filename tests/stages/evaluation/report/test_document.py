@@ -86,7 +86,7 @@ def markdown_section(text: str, title: str) -> str:
 SECTIONS = {
     "control": "scores", "perplexity": "scores", "first_tokens": "first-tokens", "leaks": "sampling", "relearning": "relearning",
     "quantisation": "quantisation", "lens": "layers", "weight_change": "layers", "membership": "membership",
-    "choices": "choices",
+    "choices": "choices", "instructions": "instructions",
 }  # fmt: skip
 
 

@@ -7,7 +7,6 @@ import pytest
 from rich_audit import rich_audit
 
 from stages.evaluation.interview import ANSWER_SCHEMA
-from stages.evaluation.report.comparisons import Answers
 from stages.evaluation.report.findings import Finding
 from stages.evaluation.report.rows import Audit
 from stages.evaluation.report.verdict import Verdict, judge
@@ -19,32 +18,45 @@ Right = dict[tuple[str, str, str | None], int]
 
 def judged(right: Right, *, degenerate: str = "", questions: int = QUESTIONS, **more: Any) -> Verdict:
     """The verdict on models that answer so many of the questions rightly, the first ones; more: further parts."""
-    answers = [
-        {
-            "model": model, "file": file, "number": number, "attack": attack, "supplies_answer": attack == "multiple_choice",
-            "question": f"{file} {number}?", "asked": "", "answer_start": "", "reference": "yes", "answer": "…", "tokens": 1,
-            "rouge_l_recall": float(number < count), "rouge_l_f1": 0.0, "exact": False, "in_full": number < count,
-            "refused": False, "degenerate": model == degenerate and file == "forget",
-        }
-        for (model, file, attack), count in right.items()
-        for number in range(questions)
-    ]  # fmt: skip
+    answers = answers_of(right, questions)
+    for answer in answers:
+        answer["degenerate"] = answer["model"] == degenerate and answer["file"] == "forget"
+    return judged_answers(answers, **more)
+
+
+def judged_answers(answers: list[dict[str, Any]], **more: Any) -> Verdict:
     scores = score_table(pl.DataFrame(answers, schema=ANSWER_SCHEMA))
     run = rich_audit(rows=1)["run"]
     run["settings"]["evaluation"]["forget_files"] = ["forget"]
     parts = {"scores": scores.to_dicts(), "answers": answers, "performance_shift": shift_of(scores), "run": run, **more}
-    audit = Audit.model_validate(parts)
-    return judge(audit, Answers(audit))
+    return judge(Audit.model_validate(parts))
+
+
+def answers_of(right: Right, questions: int) -> list[dict[str, Any]]:
+    """One answer per model, file, attack and question; the first ones are right."""
+    return [
+        {
+            "model": model, "file": file, "number": number, "attack": attack, "supplies_answer": attack == "multiple_choice",
+            "question": f"{file} {number}?", "asked": "", "answer_start": "", "reference": f"{number}", "answer": "…",
+            "tokens": 1, "rouge_l_recall": 0.0, "rouge_l_f1": 0.0, "exact": False, "in_full": number < count,
+            "leaked": number < count, "right": number < count, "refused": False, "degenerate": False,
+            "log_probability": -0.5,
+        }
+        for (model, file, attack), count in right.items()
+        for number in range(questions)
+    ]  # fmt: skip
 
 
 PLAIN: Right = {
     ("base", "forget", None): 20,
-    ("teacher", "forget", None): 0,
     ("student", "forget", None): 0,
     ("base", "retain", None): 20,
     ("student", "retain", None): 20,
 }
 CONTROL: Right = {("control", "forget", None): 0, ("control", "retain", None): 20}
+# An attack that gets everything out of the base, and nothing out of the others.
+ATTACK: Right = {("base", "forget", "reverse"): 20, ("student", "forget", "reverse"): 0}
+ATTACKED_CONTROL: Right = {("control", "forget", "reverse"): 0}
 
 
 def found(verdict: Verdict, probe: str) -> Finding:
@@ -52,204 +64,139 @@ def found(verdict: Verdict, probe: str) -> Finding:
     return one
 
 
-def interval_of(mean: float, half: float = 2.0, **more: Any) -> dict[str, Any]:
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": 20, "file": "forget", **more}
-
-
 def test_a_student_that_answers_like_its_base_has_not_forgotten() -> None:
     verdict = judged(PLAIN | {("student", "forget", None): 20})
 
+    # Clopper and Pearson's interval of 20 in 20.
     assert verdict.headline.startswith(
-        "Not forgotten: asked plainly, the model is not shown to answer less than its base (forget)."
+        "Not forgotten: 20 of 20 (100.0 [83.2,\u00a0100.0]) of the facts that the base knew come out of the student by some probe"
     )
-    assert found(verdict, "Asked plainly, forget").outcome == "not lower"
+    assert found(verdict, "Forgotten").outcome == "failed"
+    assert "The cheapest probe that gets any: asked plainly, 20 of 20." in verdict.headline
 
 
-def test_without_a_control_the_teacher_is_the_measure_and_that_is_said() -> None:
-    verdict = judged(PLAIN)
+def test_nothing_that_comes_out_of_few_facts_shows_nothing_without_a_model_that_never_knew() -> None:
+    few = found(judged(PLAIN | ATTACK), "Forgotten")
+    many = found(judged({key: 40 * (count > 0) for key, count in (PLAIN | ATTACK).items()}, questions=40), "Forgotten")
 
-    assert "There is no model that never knew" in verdict.headline
-    # All 20 fall from 100 to 0, so the interval is a point.
-    plain = "Recall 0.0, the base 100.0: −100.0 [−100.0,\u00a0−100.0]. Against the teacher’s 0.0: 0.0 [0.0,\u00a00.0]."
-    assert found(verdict, "Asked plainly, forget") == Finding("Asked plainly, forget", "forget", "lower", plain)
-
-
-def test_a_student_above_the_control_has_forgotten_in_part() -> None:
-    verdict = judged(PLAIN | CONTROL | {("student", "forget", None): 10})
-
-    assert verdict.headline.startswith("Partly forgotten")
-    assert "still more than a model that never knew (forget)" in verdict.headline
-    assert found(verdict, "Asked plainly, forget").outcome == "still above"
+    # Up to 16.8 of 100 may come out where none of 20 did, and up to 8.8 where none of 40 did.
+    assert few.outcome == "not shown"
+    assert "[0.0,\u00a016.8]" in few.text
+    assert many.outcome == "passed"
+    assert "[0.0,\u00a08.8]" in many.text
 
 
-def test_a_student_no_higher_than_the_control_is_not_called_the_same() -> None:
-    headline = judged(PLAIN | CONTROL).headline
+def test_with_a_model_that_never_knew_the_difference_counts() -> None:
+    verdict = judged(PLAIN | CONTROL | ATTACK | ATTACKED_CONTROL)
 
-    assert "is not shown to answer more than a model that never knew" in headline
-    assert not headline.startswith(("Not", "Partly"))
-
-
-def test_one_question_says_nothing() -> None:
-    verdict = judged({place: min(count, 1) for place, count in PLAIN.items()}, questions=1)
-
-    assert verdict.headline.startswith("Whether anything was forgotten cannot be read from this file.")
-    assert found(verdict, "To be kept, retain").outcome == "cannot be read"
+    # 2.093 / 22: Student's t of 19 degrees of freedom over the questions and the two added ones.
+    assert "Difference: 0.0 [−9.5,\u00a0+9.5]." in found(verdict, "Forgotten").text
+    assert found(verdict, "Forgotten").outcome == "passed"
+    assert verdict.headline.startswith("Forgotten, as far as these probes reach: 0 of 20")
 
 
-def test_an_attack_that_raises_the_score_brings_answers_back_and_the_strongest_is_named() -> None:
-    attacks = {
-        ("student", "forget", "reverse"): 6,
-        ("student", "forget", "few_shot"): 15,
-        ("student", "forget", "role_play"): 0,
-    }
-    verdict = judged(PLAIN | attacks)
+def test_plain_questions_alone_show_no_forgetting() -> None:
+    clause = found(judged(PLAIN | CONTROL), "Forgotten")
 
-    assert "Answers come back under 2 attacks (the strongest: few shot)." in verdict.headline
-    assert found(verdict, "Attacks").text.startswith("Strongest of 3: few shot on forget, recall 75.0 ")
-    assert found(verdict, "Attacks").text.endswith("Answers come back under reverse and few shot.")
+    assert clause.outcome == "not shown"
+    assert "no other probe gets half of these facts out of the base itself" in clause.text
 
 
-def test_an_attack_that_helps_the_control_alike_brings_nothing_back() -> None:
-    attacks = {("student", "forget", "few_shot"): 15, ("control", "forget", "few_shot"): 15}
-
-    assert found(judged(PLAIN | CONTROL | attacks), "Attacks").outcome == "no recovery shown"
-
-
-def test_an_attack_that_supplies_the_answer_is_no_part_of_the_verdict() -> None:
-    verdict = judged(PLAIN | {("student", "forget", "multiple_choice"): 20})
-
-    assert [finding.probe for finding in verdict.findings if "ttack" in finding.probe] == []
-    assert "come back" not in verdict.headline
-
-
-@pytest.mark.parametrize(("kept", "outcome"), [(0, "lost"), (19, "unclear"), (20, "no loss shown")])
-def test_a_loss_counts_once_its_interval_leaves_out_zero(kept: int, outcome: str) -> None:
-    """19 of 20: one question in twenty is lost; many resamples leave it out, and many hold it twice, which is 10 points."""
-    verdict = judged(PLAIN | {("student", "retain", None): kept})
-
-    assert found(verdict, "To be kept, retain").outcome == outcome
-    assert ("to be kept is lost (retain)" in verdict.headline) == (outcome == "lost")
-
-
-def test_broken_speech_is_said_with_the_score_that_it_lowers() -> None:
-    assert "Part of that is broken speech (forget)." in judged(PLAIN, degenerate="student").headline
-    assert "broken" not in judged(PLAIN, degenerate="base").headline
-
-
-def leaked(model: str, count: int) -> list[dict[str, Any]]:
-    """16 samples of every question; those of the first `count` hold the answer once."""
-    return [
-        {"model": model, "file": "forget", "question": f"forget {n}?", "samples": 16, "leaks": int(n < count)}
-        for n in range(QUESTIONS)
+def test_a_fact_comes_out_if_any_probe_gets_it() -> None:
+    """Two plainly, five under the attack, the first two among them; in samples the last one."""
+    samples = [
+        {"model": model, "file": "forget", "question": f"forget {number}?", "samples": 4, "leaks": leaks}
+        for number in range(QUESTIONS)
+        for model, leaks in (("base", 4), ("student", int(number == 19)), ("control", 0))
     ]
+    right = PLAIN | CONTROL | ATTACK | ATTACKED_CONTROL | {("student", "forget", None): 2}
+    verdict = judged(right | {("student", "forget", "reverse"): 5}, samples=samples)
+
+    assert found(verdict, "Forgotten").text.startswith("6 of 20 (30.0")
+    assert "asked plainly, 2 of 20" in found(verdict, "Forgotten").text
+    assert found(verdict, "Any of 4 sampled answers").text.startswith("1 of 20")
+
+
+def test_only_what_the_base_knew_can_be_forgotten() -> None:
+    """The base knows the first 12; what the student says of the others is guessing."""
+    right = PLAIN | {("base", "forget", None): 12, ("student", "forget", None): 20}
+
+    assert found(judged(right), "Forgotten").text.startswith("12 of 12")
+    assert "Of 8 facts that the base did not know, 8 come out as well." in found(judged(right), "Forgotten").text
+    assert found(judged(PLAIN | {("base", "forget", None): 0}), "Forgotten").outcome == "not measured"
+
+
+def test_facts_that_no_attack_asked_for_cannot_come_out_by_one_and_do_not_count() -> None:
+    """The attack asks for the first ten facts alone."""
+    attacked = answers_of(ATTACK | {("student", "forget", "reverse"): 20}, 10)
+
+    assert found(judged_answers([*answers_of(PLAIN, 20), *attacked]), "Forgotten").text.startswith("10 of 10")
+
+
+def test_an_attack_that_gets_little_out_of_the_base_is_no_evidence() -> None:
+    verdict = judged(PLAIN | CONTROL | ATTACKED_CONTROL | ATTACK | {("base", "forget", "reverse"): 9})
+
+    assert found(verdict, "The attack “reverse”").outcome == "blunt here"
+    assert "Blunt here, and no evidence: the attack “reverse”." in verdict.headline
+    assert found(verdict, "Forgotten").outcome == "not shown"
+
+
+def test_an_attack_that_supplies_the_answer_brings_nothing_out() -> None:
+    supplied: Right = {("base", "forget", "multiple_choice"): 20, ("student", "forget", "multiple_choice"): 20}
+    verdict = judged(PLAIN | CONTROL | ATTACK | ATTACKED_CONTROL | supplied)
+
+    assert found(verdict, "Forgotten").text.startswith("0 of 20")
+    assert found(verdict, "The attack “multiple choice”").outcome == "blunt here"
 
 
 @pytest.mark.parametrize(
-    ("greedy", "control", "outcome"),
-    [
-        (0, None, "brings back"),
-        (0, 2, "brings back"),
-        (0, 12, "no recovery shown"),
-        (12, 0, "no recovery shown"),
-        (6, 0, "brings back"),
-    ],
+    ("right", "questions", "outcome"),
+    [(0, 20, "failed"), (20, 20, "not shown"), (60, 60, "passed"), (57, 60, "not shown")],
 )
-def test_sampling_is_held_against_greedy_answers_and_the_control_question_by_question(
-    greedy: int, control: int | None, outcome: str
-) -> None:
-    leaks = [interval_of(60.0, 30.0, model="student", k=16), interval_of(5.0, model="student", k=1)]
-    samples = leaked("student", 12)
-    if control is not None:
-        leaks.append(interval_of(5.0 * control, model="control", k=16))
-        samples += leaked("control", control)
-    verdict = judged(PLAIN | {("student", "forget", None): greedy}, leaks=leaks, samples=samples)
-    finding = found(verdict, "Sampling, forget")
+def test_kept_is_what_is_shown_to_be_kept(right: int, questions: int, outcome: str) -> None:
+    """Of 20 equal answers a loss of 9.5 points is not ruled out; of 60, of 3.2."""
+    plain = dict.fromkeys(PLAIN, questions) | {("student", "retain", None): right}
 
-    assert finding.outcome == outcome
-    assert ("not known without a control" in finding.text) == (control is None)
+    assert found(judged(plain, questions=questions), "Kept, retain").outcome == outcome
 
 
-def relearned(model: str, step: int, mean: float, trained_on: str = "forget", half: float = 2.0) -> dict[str, Any]:
-    row = interval_of(mean, half, model=model, step=step, trained_on=trained_on, metric="rouge_l_recall")
-    return row | {"file": "forget (held-out half)"}
+def test_broken_speech_is_no_forgetting() -> None:
+    verdict = judged(PLAIN, degenerate="student")
+
+    assert found(verdict, "Fluent on what is forgotten").outcome == "failed"
+    assert "Failed: fluent on what is forgotten." in verdict.headline
 
 
-def test_relearning_without_a_control_cannot_be_read() -> None:
-    curve = [relearned("student", 0, 0.0), relearned("student", 10, 90.0)]
-    finding = found(judged(PLAIN, relearning=curve), "Training further on what was forgotten")
+def test_improbable_speech_is_no_forgetting_either() -> None:
+    answers = answers_of({("base", "forget", None): 20, ("student", "forget", None): 0}, 20)
+    for answer in answers:
+        answer["log_probability"] = -5.0 if answer["model"] == "student" else -0.5
+    clause = found(judged_answers(answers), "Fluent on what is forgotten")
 
-    assert finding.outcome == "cannot be read"
-    assert "Without a control that was trained alike, recovery cannot be read." in finding.text
-
-
-@pytest.mark.parametrize(("control", "outcome"), [(50.0, "brings back"), (89.0, "no recovery shown")])
-def test_relearning_brings_back_where_some_step_is_above_the_control(control: float, outcome: str) -> None:
-    curve = [relearned("student", 0, 40.0), relearned("student", 10, 90.0)]
-    # The two start apart, which is no matter of relearning.
-    curve += [relearned("control", 0, 0.0), relearned("control", 10, control)]
-
-    assert found(judged(PLAIN, relearning=curve), "Training further on what was forgotten").outcome == outcome
+    # e^5 against e^0.5, and five times as much is allowed.
+    assert "Perplexity under the base 148.4; base and teacher up to 1.6." in clause.text
+    assert clause.outcome == "failed"
 
 
-@pytest.mark.parametrize(
-    ("change", "outcome"),
-    [
-        ({}, "no recovery shown"),
-        ({"delta": 10.0, "delta_low": 2.0, "delta_high": 18.0}, "brings back"),
-        ({"delta": 10.0, "delta_low": -2.0, "delta_high": 22.0}, "no recovery shown"),
-    ],
-)
-def test_what_never_rose_has_not_come_back_however_far_the_control_is_below(change: Any, outcome: str) -> None:
-    """The student begins at 40 and ends at 50, wide intervals around both; question by question the rise can be certain."""
-    curve = [relearned("student", 0, 40.0, half=20.0), relearned("student", 10, 50.0, half=20.0) | change]
-    curve += [relearned("control", 0, 0.0), relearned("control", 10, 0.0)]
-
-    finding = found(judged(PLAIN, relearning=curve), "Training further on what was forgotten")
-    assert finding.outcome == outcome
-    assert ("40.0 before, +10.0 [" in finding.text) == bool(change)
-
-
-@pytest.mark.parametrize(("later", "outcome"), [(30.0, "brings back"), (3.0, "no recovery shown")])
-def test_what_rises_on_text_without_answers_was_there(later: float, outcome: str) -> None:
-    curve = [relearned("student", 0, 0.0, "unrelated"), relearned("student", 10, later, "unrelated")]
-
-    assert found(judged(PLAIN, relearning=curve), "Training further on unrelated text").outcome == outcome
-
-
-def test_rounded_weights_count_where_their_paired_change_is_above_zero() -> None:
-    rows = [
-        interval_of(
-            30.0, model="student", weights="int4", metric="rouge_l_recall", delta=30.0, delta_low=10.0, delta_high=50.0
-        ),
-        interval_of(
-            1.0, model="student", weights="int8", metric="rouge_l_recall", delta=1.0, delta_low=-1.0, delta_high=3.0
-        ),
-    ]
-
-    assert "Answers come back under rounding the weights to int4." in judged(PLAIN, quantisation=rows).headline
-    assert found(judged(PLAIN, quantisation=rows[1:]), "Rounded weights").outcome == "no recovery shown"
-
-
-@pytest.mark.parametrize(
-    ("low", "outcome"), [(50.1, "still told apart"), (50.0, "no trace shown"), (None, "cannot be read")]
-)
+@pytest.mark.parametrize(("low", "outcome"), [(50.1, "failed"), (50.0, "passed"), (None, "not measured")])
 def test_membership_is_held_against_what_is_expected(low: float | None, outcome: str) -> None:
-    row = {"model": "student", "file": "forget", "score": "min_k", "compared_with": "others", "auc": 60.0, "low": low,
-           "high": None if low is None else 70.0, "n": 9, "n_others": 9, "expected": 50.0}  # fmt: skip
-    verdict = judged(PLAIN, membership=[row])
+    row = {"model": "student", "file": "forget", "score": "loss", "compared_with": "x", "auc": 60.0, "low": low,
+           "high": None if low is None else 70.0, "n": 20, "n_others": 20, "expected": 50.0}  # fmt: skip
 
-    assert found(verdict, "Membership").outcome == outcome
-    assert ("still tells its text" in verdict.headline) == (outcome == "still told apart")
+    assert found(judged(PLAIN, membership=[row]), "No trace").outcome == outcome
+
+
+def test_evaluations_from_before_leaks_were_measured_are_read_by_words_in_a_row() -> None:
+    answers = answers_of({("base", "forget", None): 20, ("student", "forget", None): 20}, 20)
+    for answer in answers:
+        answer |= {"leaked": None, "right": None, "number": None}
+
+    assert found(judged_answers(answers), "Forgotten").text.startswith("20 of 20")
 
 
 def test_the_headline_names_what_was_not_measured_and_never_says_that_nothing_is_left() -> None:
     verdict = judged(PLAIN)
 
-    assert "10 parts of the audit were not measured." in verdict.headline
-    assert found(verdict, "Not measured").text.startswith("Never-knew model (control), leak@k, ")
-    assert (
-        verdict.limit
-        == "These probes show what they bring back. No audit can prove that nothing is left in the weights."
-    )
-    whole = Audit.model_validate(rich_audit())
-    assert "ot measured" not in judge(whole, Answers(whole)).headline
+    assert "parts of the audit were not measured." in verdict.headline
+    assert "No audit can prove that nothing is left in the weights." in verdict.limit
+    assert not verdict.passed
