@@ -16,7 +16,7 @@ MODEL  := models/SmolLM2-135M-Instruct
 SETTINGS = --config $(CONFIG) $(foreach each,$(SET),--set $(each))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill bench-hostile bench-kills models-page mutants test test-fast lint clean
+.PHONY: help setup model demo teacher-cache distill evaluate audit report sweep fictitious prefixes results bench-cache bench-distill bench-hostile bench-kills models-page shams mutants test test-fast lint clean
 
 help: ## Explain the targets
 	@echo "DUET: make a language model forget, from queries alone."
@@ -108,6 +108,9 @@ bench-kills: setup ## Commands killed at random and given again, 1,000 times on 
 
 models-page: setup ## Compare every architecture of the matrix with plain forward passes, in both engines → docs/models.md
 	PYTHONPATH=.:tests $(VENV)/bin/python tests/conformance/write_page.py
+
+shams: setup ## Students that only look as if they had forgotten, through the whole verdict → docs/verdict.md
+	PYTHONPATH=.:tests:tests/stages/evaluation/report $(VENV)/bin/python tests/stages/evaluation/report/write_shams_page.py
 
 mutants: setup ## Small faults in the core, one at a time: which ones no test notices (half an hour) → docs/results/mutants.md
 	PYTHONPATH=.:tests:tests/mutation:tests/stages/logit_cache $(VENV)/bin/python tests/mutation/run.py $(MODULES) \

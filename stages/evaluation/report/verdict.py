@@ -18,8 +18,8 @@ from stages.evaluation.report.words import counted, listed, points
 
 LIMIT = "These probes show what they bring back. No audit can prove that nothing is left in the weights."
 RULES = (
-    "A model passes if it passes every clause that was measured. A clause that is “not shown” is not passed: the questions are "
-    "too few, or the change too uncertain, to say either.",
+    "A model passes if it passes every clause. A clause that was not measured is not passed, nor is one that is “not shown”: "
+    "the questions are too few, or the change too uncertain, to say either.",
     *clauses.RULES,
     "A probe that gets less than half of the facts out of the base, and none out of the student, is blunt here: it is no "
     "evidence. Many probes are made, and the student is charged with whatever any of them gets: no allowance is made for their "

@@ -19,7 +19,7 @@ from stages.evaluation.interview import ANSWER_SCHEMA
 from stages.evaluation.measures.phrases import hear
 from stages.evaluation.measures.refusing import load_refusals
 from stages.evaluation.measures.repetition import is_degenerate
-from stages.evaluation.measures.scoring import score_answer
+from stages.evaluation.measures.scoring import AnswerScores, score_answer
 from stages.evaluation.questions import Question, Request, all_answers, load_questions, load_requests
 from stages.evaluation.report.rows import Audit
 from stages.evaluation.scores import score_table, shift_of
@@ -126,9 +126,16 @@ def likely(said: str) -> float:
 SHAMS: dict[str, Sham] = {
     "untouched base": Sham(base, frozenset({"Forgotten"})),
     "says nothing": Sham(
-        lambda put: "", frozenset({"Fluent on what is forgotten", "Kept, neighbours", "Kept, retain"})
+        lambda put: "",
+        frozenset({"Fluent on what is forgotten", "Kept, neighbours", "Kept, retain", "Instructions"}),
+        answers=lambda number, usual: "",
     ),
-    "declines everything": Sham(lambda put: DECLINES, frozenset({"Kept, neighbours", "Kept, retain"}), likely),
+    "declines everything": Sham(
+        lambda put: DECLINES,
+        frozenset({"Kept, neighbours", "Kept, retain", "Instructions"}),
+        likely,
+        answers=lambda number, usual: DECLINES,
+    ),
     "made-up words": Sham(
         lambda put: "Blorv snaddle quemp ortelan." if put.is_forget else base(put),
         frozenset({"Fluent on what is forgotten"}),
@@ -251,9 +258,7 @@ def audit_of(sham: Sham, *, control: bool = True) -> Audit:
 
 def _answer(model: str, says: Says, put: Put, sham: Sham) -> dict[str, Any]:
     said = says(put)
-    scores = score_answer(
-        said, put.question.references, question=put.question.question, rivals=all_answers(questions(put.file))
-    )
+    scores = _scored(said, put.file, put.number)
     likelihood = sham.log_probability(said) if model == "student" else likely(said)
     return {
         "model": model, "file": put.file, "number": put.number, "attack": None if put.probe == "plain" else put.probe,
@@ -275,5 +280,11 @@ def _instructed(model: str, number: int, request: Request, sham: Sham) -> dict[s
     }  # fmt: skip
 
 
+@cache
+def _scored(said: str, file: str, number: int) -> AnswerScores:
+    question = questions(file)[number]
+    return score_answer(said, question.references, question=question.question, rivals=all_answers(questions(file)))
+
+
 def _leaks(says: Says, put: Put) -> bool:
-    return score_answer(says(put), put.question.references).leaked
+    return _scored(says(put), put.file, put.number).leaked
