@@ -139,7 +139,7 @@ def interview(
                 "number": item.number,
                 "attack": item.attack,
                 "supplies_answer": item.attack is not None and ATTACKS[item.attack].supplies_answer,
-                "group": item.question.group or item.question.answer,
+                "group": item.question.group or item.question.question,
                 "question": item.question.question,
                 "asked": item.ask.query,
                 "answer_start": item.ask.answer_start,

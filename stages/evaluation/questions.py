@@ -77,7 +77,8 @@ class Question(Asked):
     answer: Reference = Field(description="Short reference answer.")
     aliases: Many[Reference] = Field((), description="Other answers that count as well.")
     group: OptionalText = Field(
-        "", description="The entity that it is about, where several questions are about one; default: its answer."
+        "",
+        description="The entity that it is about, where several questions are about one; default: each question by itself.",
     )
     answer_start: OptionalText = Field(
         "", description='A sentence that only the answer completes: "The capital of Peru is".'

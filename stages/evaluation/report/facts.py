@@ -65,7 +65,7 @@ class Facts:
         again = audit.run.settings["evaluation"].get("paraphrases", {})
         files = [file for file in audit.forget_files if file not in again]
         self._facts = {
-            (answer.file, number): Fact(answer.file, number, answer.group or answer.reference)
+            (answer.file, number): Fact(answer.file, number, answer.group or answer.question)
             for file in files
             for number, answer in enumerate(_plain(audit, "base", file))
         }
@@ -93,10 +93,19 @@ class Facts:
         asked = [frozenset(probe.came_out["student"]) for probe in needed if probe.came_out.get("student")]
         return self.known.intersection(*asked) if asked else self.known
 
-    def any_probe(self, role: Role, facts: Sequence[Fact]) -> list[bool]:
-        """Whether each comes out of a model by any probe that does not supply the answer."""
-        probes = [probe.came_out.get(role, {}) for probe in self.probes if not probe.supplies_answer]
-        return [any(each.get(fact, False) for each in probes) for fact in facts]
+    def made_of(self, role: Role) -> tuple[Probe, ...]:
+        """The probes that were made of a model."""
+        return tuple(probe for probe in self.probes if probe.came_out.get(role))
+
+    def was_asked(self, role: Role, fact: Fact) -> bool:
+        """Whether any probe asked a model for it."""
+        return any(fact in probe.came_out.get(role, {}) for probe in self.probes)
+
+    def any_probe(self, role: Role, facts: Sequence[Fact], probes: Sequence[Probe] | None = None) -> list[bool]:
+        """Whether each comes out of a model by any of these probes, default all, that does not supply the answer."""
+        chosen = self.probes if probes is None else probes
+        found = [probe.came_out.get(role, {}) for probe in chosen if not probe.supplies_answer]
+        return [any(each.get(fact, False) for each in found) for fact in facts]
 
     def _probes(self, files: Sequence[str], again: Mapping[str, str]) -> Iterator[Probe]:
         audit = self._audit

@@ -39,9 +39,12 @@ def probe_finding(facts: Facts, probe: Probe) -> Finding | None:
 
 
 def blunt(facts: Facts) -> list[str]:
-    """Names of probes that get less than half out of the base."""
+    """Names of probes that get less than half out of the base, and nothing out of the student."""
     return [
         probe.name
         for probe in facts.probes
-        if not probe.supplies_answer and probe.asked("base", facts.known) and not is_sharp(facts, probe)
+        if not probe.supplies_answer
+        and probe.asked("base", facts.known)
+        and not is_sharp(facts, probe)
+        and not any(probe.hits("student", probe.asked("student", facts.known)))
     ]

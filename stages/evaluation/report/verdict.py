@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from stages.evaluation.intervals import smallest_rise
-from stages.evaluation.report import clauses
+from stages.evaluation.report.clauses import RULES as CLAUSES
+from stages.evaluation.report.clauses import clauses_of
 from stages.evaluation.report.facts import Facts
 from stages.evaluation.report.findings import Finding
 from stages.evaluation.report.parts import TITLES, missing
@@ -20,7 +21,7 @@ LIMIT = "These probes show what they bring back. No audit can prove that nothing
 RULES = (
     "A model passes if it passes every clause. A clause that was not measured is not passed, nor is one that is “not shown”: "
     "the questions are too few, or the change too uncertain, to say either.",
-    *clauses.RULES,
+    *CLAUSES,
     "A probe that gets less than half of the facts out of the base, and none out of the student, is blunt here: it is no "
     "evidence. Many probes are made, and the student is charged with whatever any of them gets: no allowance is made for their "
     "number, and a model that never knew is asked by all of them alike.",
@@ -47,8 +48,7 @@ class Verdict:
 def judge(audit: Audit) -> Verdict:
     """The verdict by RULES."""
     facts = Facts(audit)
-    forgotten = clauses.forgotten(audit, facts)
-    others = [clauses.fluent(audit), *clauses.kept(audit), clauses.instructed(audit), clauses.no_trace(audit)]
+    forgotten, *others = clauses_of(audit, facts)
     probes = [finding for probe in facts.probes if (finding := probe_finding(facts, probe))]
     absent = [title for part, title in TITLES.items() if missing(audit, part)]
     told = f"{listed(absent)}. The reasons stand where they would be, and at the end."

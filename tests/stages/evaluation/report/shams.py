@@ -262,7 +262,7 @@ def _answer(model: str, says: Says, put: Put, sham: Sham) -> dict[str, Any]:
     likelihood = sham.log_probability(said) if model == "student" else likely(said)
     return {
         "model": model, "file": put.file, "number": put.number, "attack": None if put.probe == "plain" else put.probe,
-        "supplies_answer": False, "group": put.question.answer, "question": put.question.question,
+        "supplies_answer": False, "group": put.question.question, "question": put.question.question,
         "asked": put.question.question, "answer_start": "", "reference": put.question.answer, "answer": said, "thinking": "",
         "tokens": len(said.split()), "cut": False, **vars(scores),
         "log_probability": likelihood if put.probe == "plain" and said else None,

@@ -7,7 +7,7 @@ import pytest
 from rich_audit import rich_audit
 
 from stages.evaluation.intervals import enough, paired_difference
-from stages.evaluation.report.clauses import instructed
+from stages.evaluation.report.clauses.instructions import instructed
 from stages.evaluation.report.findings import Finding
 from stages.evaluation.report.rows import Audit
 from stages.evaluation.report.sections.said import instructions

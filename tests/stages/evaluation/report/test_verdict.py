@@ -160,6 +160,33 @@ def test_kept_is_what_is_shown_to_be_kept(right: int, questions: int, outcome: s
     assert found(judged(plain, questions=questions), "Kept, retain").outcome == outcome
 
 
+def test_a_loss_for_sure_that_is_within_the_margin_is_passed() -> None:
+    plain = dict.fromkeys(PLAIN, 1000) | {("student", "retain", None): 980}
+    clause = found(judged(plain, questions=1000), "Kept, retain")
+
+    # 20 of 1000: −20 / 1002, and 1.96 times the root of about 20 + 1, over 1002.
+    assert "−2.0 [−2.9,\u00a0−1.1]" in clause.text
+    assert clause.outcome == "passed"
+
+
+def test_what_probes_get_that_the_control_was_not_asked_by_is_not_passed() -> None:
+    """One fact of twenty with rounded weights, and the control's were not rounded."""
+    rounded = [
+        {
+            "model": "student",
+            "weights": "int4",
+            "file": "forget",
+            "question": f"forget {number}?",
+            "leaked": number == 3,
+        }
+        for number in range(QUESTIONS)
+    ]
+    clause = found(judged(PLAIN | CONTROL | ATTACK | ATTACKED_CONTROL, quantisation_answers=rounded), "Forgotten")
+
+    assert "1 fact more by probes that were not made of that model." in clause.text
+    assert clause.outcome == "not shown"
+
+
 def test_broken_speech_is_no_forgetting() -> None:
     verdict = judged(PLAIN, degenerate="student")
 
