@@ -30,12 +30,6 @@ def captured(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Work
     return workspace
 
 
-def on_one_core() -> None:
-    """Leave a training one thread: with two, torch now and then computes some rows otherwise, above all on a busy machine."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-
 def start(workspace: Workspace, run: Path, *settings: str, **options: object) -> subprocess.Popen[str]:
     """`duet distill` in processes of its own."""
     command = ["distill", "--config", str(workspace.settings), "--cache", str(workspace.cache), "--out", str(run)]
@@ -46,7 +40,7 @@ def start(workspace: Workspace, run: Path, *settings: str, **options: object) ->
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **{"preexec_fn": on_one_core} | options,  # type: ignore[call-overload]
+        **options,  # type: ignore[call-overload]
     )
 
 
@@ -200,7 +194,6 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_before_it(
     largest = max(path.stat().st_size for path in newest.iterdir())
 
     def no_room() -> None:
-        on_one_core()
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest // 2, largest // 2))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
