@@ -6,7 +6,8 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -28,12 +29,8 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_answer, args=(sender, function, arguments))
     try:
-        # Ctrl-C in a terminal reaches every process of it; this one decides, and tells the other by SIGTERM.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
+        with _undisturbed():
             child.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         sender.close()
         found, error = receiver.recv()
     except EOFError:
@@ -52,6 +49,32 @@ def in_own_process(function: Callable[..., Any], *arguments: Any) -> Any:
     if error is not None:
         raise error
     return found
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let a signal that comes meanwhile act afterwards, and the process that is started here block SIGINT for good.
+
+    Ctrl-C in a terminal reaches every process of it; this one decides, and tells the other by SIGTERM. Blocking does not keep
+    a signal from this process: one of the threads that libraries keep would take it, and half-started the other process would
+    say so in a traceback.
+    """
+    came: list[int] = []
+    handled = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if (handler := signal.getsignal(number)) is not None:
+                handled[number] = handler
+                signal.signal(number, lambda number, _: came.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handled.items():
+            signal.signal(number, handler)
+        for again in came:
+            signal.raise_signal(again)
 
 
 def _answer(sender: Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:

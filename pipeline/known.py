@@ -25,15 +25,22 @@ def questions_to_attack(settings: Settings, base: Path, answers: pl.DataFrame | 
     answers: what the base said before, or None; it is then asked the attacked files plainly, in a process of its own. At most
     evaluation.attacked_questions of each file, evenly spread. Empty where nothing is attacked and nothing sampled.
     """
-    from stages.evaluation.interview import spread
-
     asked = settings.evaluation
     if not asked.attacked_files or not (asked.attacks or asked.samples):
         return {}
-    said = in_own_process(_ask_plainly, settings, base) if answers is None else answers
+    found: Numbers = in_own_process(_known, settings, base, answers)
+    return found
+
+
+def _known(settings: Settings, base: Path, answers: pl.DataFrame | None) -> Numbers:
+    """For a process of its own: asking loads an engine, and counting starts threads."""
+    from stages.evaluation.interview import spread
+
+    quieten_libraries()
+    said = _ask_plainly(settings, base) if answers is None else answers
     plain = said.filter((pl.col("model") == "base") & pl.col("attack").is_null())
     found: dict[str, Sequence[int]] = {}
-    for file in asked.attacked_files:
+    for file in settings.evaluation.attacked_files:
         own = plain.filter(pl.col("file") == file)
         known = own.filter(pl.col("right"))["number"].sort().to_list()
         if not known:
@@ -41,13 +48,12 @@ def questions_to_attack(settings: Settings, base: Path, answers: pl.DataFrame | 
                 f"Warning: the base answers none of the {own.height} questions of {file} rightly. Attacks ask for all of them."
             )
         places = known or list(range(own.height))
-        found[file] = [places[each] for each in spread(len(places), asked.attacked_questions)]
+        found[file] = [places[each] for each in spread(len(places), settings.evaluation.attacked_questions)]
     return found
 
 
 def _ask_plainly(settings: Settings, base: Path) -> pl.DataFrame:
     """The base's plain answers to the attacked files."""
-    quieten_libraries()
     from stages.evaluation.interview import interview, longest_prompt, plan
 
     asked, prompter = settings.evaluation, prompter_for(settings, base)

@@ -35,6 +35,9 @@ CONFIG = "--config {in}/topic.toml"
 FINETUNE = "--set finetune.model={in}/tiny --set finetune.forget=[\"{in}/questions-forget.jsonl\"] " \
     "--set finetune.retain=[\"{in}/questions-retain.jsonl\"] --set finetune.batch_rows=2 --set finetune.epochs=3 " \
     "--set finetune.zero_stage=0 --set finetune.checkpoint_steps=2"  # fmt: skip
+# Relearning starts a training; requests join two tables in a process that was forked from one which had joined some, and polars
+# takes no forks.
+ALIKE = "--without relearning --without instructions"
 STUDENT = "--set student.epochs=3 --set student.checkpoint_steps=1"
 COMMANDS: dict[str, Command] = {
     "cache slice": Command("cache slice {in}/made-up --k 3 --positions 2 --out {out}/sliced", 150),
@@ -55,7 +58,7 @@ COMMANDS: dict[str, Command] = {
     "evaluate": Command(f"evaluate {CONFIG} --model {{in}}/run/model --out {{out}}/evaluation.json", 60),
     "prefixes": Command(f"prefixes {CONFIG} --out {{out}}/prefixes.md {{in}}/prefix.json {{in}}/other.json", 20),
     "audit": Command(
-        f"audit {CONFIG} --set evaluation.samples=2 --without relearning --model {{in}}/run/model --out {{out}}/audit.json", 16
+        f"audit {CONFIG} --set evaluation.samples=2 {ALIKE} --model {{in}}/run/model --out {{out}}/audit.json", 16
     ),
 }  # fmt: skip
 
@@ -70,7 +73,8 @@ def prepare(folder: Path, run: Callable[[Sequence[str]], object]) -> None:
     run(["evaluate", *config, "--model", f"{folder}/run/model", "--out", f"{folder}/run/evaluation.json"])
     (folder / "results/seed-0").mkdir(parents=True)
     run(
-        ["audit", *config, "--without", "relearning", "--without", "quantisation", "--set", "evaluation.samples=2",
+        ["audit", *config, "--without", "relearning", "--without", "quantisation", "--without", "instructions",
+         "--set", "evaluation.samples=2",
          "--model", f"{folder}/run/model", "--out", f"{folder}/results/seed-0/audit.json"]
     )  # fmt: skip
 

@@ -205,7 +205,7 @@ def test_compare_and_ask_work_on_what_the_chain_left(finished: Workspace) -> Non
 
     assert [each.exit_code for each in (table, seeds, asked)] == [0, 0, 0]
     assert "| base + prefix (teacher) |" in table.output
-    assert "student forgets forget: recall" in seeds.output
+    assert "| Forgotten | not measured |" in seeds.output
     assert asked.output.startswith("> What is the capital of Peru?\n")
 
 

@@ -23,6 +23,10 @@ def settings_of(workspace: Workspace, task_folder: Path, *tasks: str) -> Setting
     )
 
 
+# Of the tiny topic, every question.
+ATTACKED = {"forget": (0, 1)}
+
+
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """No process is started, so that lm-eval's index is read once; and no hub is reached. The functions that were run."""
@@ -43,8 +47,8 @@ def test_mmlu_by_name_gives_its_tasks_and_its_mean_and_fills_performance_shift(
     workspace: Workspace, task_folder: Path
 ) -> None:
     settings = settings_of(workspace, task_folder, "mmlu").with_evaluation(first_tokens=0)
-    heard = hear(settings, workspace.model, ("base", "teacher"), nothing_heard())
-    heard = hear(settings, workspace.model, ("student",), heard)
+    heard = hear(settings, workspace.model, ("base", "teacher"), nothing_heard(), ATTACKED)
+    heard = hear(settings, workspace.model, ("student",), heard, ATTACKED)
     found = summarise(heard, settings)
 
     counts = {(each["model"], each["file"]): each["n"] for each in found["choices"]}

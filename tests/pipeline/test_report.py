@@ -190,7 +190,7 @@ def test_landmarks_headings_tables_and_pictures_are_there_for_every_reader(brows
     assert levels[0] == 1
     assert all(later <= earlier + 1 for earlier, later in pairwise(levels))
     targets = page.evaluate("Array.from(document.querySelectorAll('nav a'), (each) => each.hash)")
-    assert len(targets) == 18
+    assert len(targets) == 19
     assert all(page.locator(target).count() == 1 for target in targets)
 
     tables = page.locator("table")
