@@ -50,10 +50,6 @@ COMMANDS: dict[str, Command] = {
     "report": Command("report --run {out}/run", 60, with_run),
     "results": Command("results topic={in}/results --out {out}/RESULTS.md", 20),
     "distill": Command(f"distill {CONFIG} --cache {{in}}/cache --out {{out}}/run {STUDENT}", 100),
-    "sweep": Command(
-        f"sweep {CONFIG} --cache {{in}}/cache --out {{out}}/sweep --set student.epochs=1 "
-        "--set sweep.axes.student.learning_rate=[1e-3,1e-2]", 12
-    ),
     "finetune": Command(f"finetune {CONFIG} {FINETUNE} --out {{out}}/run", 50),
     "evaluate": Command(f"evaluate {CONFIG} --model {{in}}/run/model --out {{out}}/evaluation.json", 60),
     "prefixes": Command(f"prefixes {CONFIG} --out {{out}}/prefixes.md {{in}}/prefix.json {{in}}/other.json", 20),

@@ -4,6 +4,7 @@ Each kill has its number; `--only COMMAND --first NUMBER` repeats it.
 """
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -140,13 +141,13 @@ def kill_and_repeat(
     return found, "; ".join(done)
 
 
-def page(counts: dict[str, Counter[str]], kills: dict[str, int], seed: int, minutes: float, real: Counter[str]) -> str:
+def page(counts: dict[str, Counter[str]], kills: dict[str, int], seed: int, real: Counter[str]) -> str:
     total = sum(counts.values(), Counter())
     lines = [
         "# Kills",
         "",
         f"Written by `make bench-kills`: {sum(kills.values()):,} runs on tiny models were killed one to three times each, and then "
-        f"the same command was given again (seed {seed}, {minutes:.0f} minutes on one core).",
+        f"the same command was given again (seed {seed}).",
         "",
         "Four of five kills come before a change of the disk chosen at random among all that the command makes (a file opened,",
         "an fsync, a rename, a removal, a new folder), the others after a random time. Seven in ten are SIGKILL to all processes",
@@ -192,6 +193,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the kills of each command")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--only", action="append", choices=COMMANDS, help="these commands alone")
+    parser.add_argument(
+        "--known", type=Path, help="JSON lines of commands that an earlier run has tried: taken over, added to"
+    )
     parser.add_argument("--first", type=int, help="with --only: this kill alone")
     parser.add_argument("--real", type=int, default=12, help="runs of really started processes")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/kills.md")
@@ -199,7 +203,9 @@ def main() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     import_everything()
     counts, kills, bad = {}, {}, 0
-    real, began = Counter[str](), time.monotonic()
+    lines = options.known.read_text().splitlines() if options.known and options.known.exists() else []
+    known = {each["name"]: each for each in map(json.loads, lines)}
+    real = Counter[str]()
     shared_memory = Path("/dev/shm")
     # Not TemporaryDirectory: forks, too, would remove it when they end.
     folder = Path(tempfile.mkdtemp(dir=shared_memory if shared_memory.is_dir() else None))
@@ -207,13 +213,15 @@ def main() -> None:
     def publish() -> None:
         """After each command, so that a measurement which is cut short has its page."""
         if options.only is None:
-            minutes = (time.monotonic() - began) / 60
-            write_atomically(options.out, page(counts, kills, options.seed, minutes, real).encode())
+            write_atomically(options.out, page(counts, kills, options.seed, real).encode())
 
     try:
         bench = Bench(folder)
         bench.prepare()
         for name in options.only or COMMANDS:
+            if name in known:
+                kills[name], counts[name] = known[name]["kills"], Counter(known[name]["found"])
+                continue
             expected = bench.expected(COMMANDS[name])
             print(f"{name}: {expected[2]} changes, {expected[3]:.1f} s", file=sys.stderr, flush=True)
             counts[name], kills[name] = Counter[str](), max(round(COMMANDS[name].kills * options.share), 1)
@@ -226,6 +234,9 @@ def main() -> None:
                 if found != ["same result"] or options.first is not None:
                     bad += 1
                     print(f"{name} {number}: {', '.join(found)}: {done}", flush=True)
+            if options.known:
+                with options.known.open("a") as file:
+                    file.write(json.dumps({"name": name, "kills": kills[name], "found": counts[name]}) + "\n")
             publish()
         real.update(start_really(bench, Random(options.seed), options.real))
         publish()

@@ -5,7 +5,8 @@ from math import sqrt
 import pytest
 from scipy import stats
 
-from stages.evaluation.intervals import paired_difference, share, smallest_rise
+from stages.evaluation.intervals import enough, paired_difference, share, smallest_rise
+from stages.evaluation.metrics import Interval
 
 
 def alone(n: int) -> list[str]:
@@ -83,3 +84,28 @@ def test_the_smallest_rise_is_six_questions_of_one_direction() -> None:
     # Two-sided: 2 × 0.5 ** 6 = 0.031, and of five questions 0.0625.
     assert smallest_rise(24) == 25
     assert smallest_rise(5) is None
+
+
+def test_two_entities_have_an_interval_and_no_interval_leaves_what_is_possible() -> None:
+    assert paired_difference([True, True], [False, True], ["a", "b"]).low is not None
+    assert paired_difference([True] * 3, [False] * 3, alone(3)).high == 100
+    assert paired_difference([False] * 3, [True] * 3, alone(3)).low == -100
+
+
+def test_entities_that_are_known_by_halves_count_no_more_than_their_questions() -> None:
+    """Their design effect is nothing, and the interval that of eight independent questions."""
+    found = share([True, False] * 4, [name for name in "abcd" for _ in range(2)])
+
+    assert (found.low, found.high) == (pytest.approx(15.70, abs=0.01), pytest.approx(84.30, abs=0.01))
+
+
+def test_half_the_reach_takes_four_times_the_questions() -> None:
+    assert enough(Interval(1.0, -3.0, 5.0, 60), 3.0) == 240
+    # Reached already; a rise over the margin no number of questions rules out; without an interval nothing is known.
+    assert enough(Interval(0.0, -1.0, 1.0, 60), 5.0) == 60
+    assert enough(Interval(5.0, -1.0, 11.0, 60), 5.0) is None
+    assert enough(Interval(1.0, None, None, 1), 5.0) is None
+
+
+def test_six_questions_can_show_one_thing_only() -> None:
+    assert smallest_rise(6) == 100
