@@ -22,8 +22,8 @@ FEWEST_CHANGES = 6
 def share(hits: Sequence[bool], groups: Sequence[str]) -> Interval:
     """Share of hits, with its exact interval: Clopper–Pearson where every group has one question.
 
-    Where groups have several, of the effective number of questions: n divided by the design effect; at 0 and at 100, where
-    that cannot be estimated, of the number of groups. Raises ValueError on no questions.
+    Where groups have several, of the effective number of questions: n divided by the design effect; at 0 and at 100, and
+    of one group, where that cannot be estimated, of the number of groups. Raises ValueError on no questions.
     Source: Korn and Graubard, Survey Methodology 24 (1998), for the effective number.
     """
     if not hits:
@@ -32,7 +32,7 @@ def share(hits: Sequence[bool], groups: Sequence[str]) -> Interval:
     clusters = len(set(groups))
     effective: float = n
     if clusters < n:
-        effective = clusters if found in (0, n) else n / max(_design_effect(hits, groups), 1.0)
+        effective = clusters if found in (0, n) or clusters == 1 else n / max(_design_effect(hits, groups), 1.0)
     at = found / n * effective
     low = stats.beta.ppf(TAIL, at, effective - at + 1) if found else 0.0
     high = stats.beta.ppf(1 - TAIL, at + 1, effective - at) if found < n else 1.0
@@ -84,7 +84,7 @@ def _design_effect(hits: Sequence[bool], groups: Sequence[str]) -> float:
     values = np.asarray(hits, dtype=np.float64)
     mean = values.mean()
     clusters = len(set(groups))
-    between = (_summed(values - mean, groups) ** 2).sum() * clusters / max(clusters - 1, 1)
+    between = (_summed(values - mean, groups) ** 2).sum() * clusters / (clusters - 1)
     return float(between / (len(values) * mean * (1 - mean)))
 
 

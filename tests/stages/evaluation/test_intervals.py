@@ -74,7 +74,8 @@ def test_changes_of_one_entity_are_one_change() -> None:
 
 
 def test_one_entity_has_no_interval_and_no_question_no_figure() -> None:
-    assert paired_difference([True, True], [False, False], ["a", "a"]).low is None
+    found = paired_difference([True, False], [False, False], ["a", "a"])
+    assert (found.mean, found.low, found.high) == (50, None, None)
     for nothing in (lambda: share([], []), lambda: paired_difference([], [], [])):
         with pytest.raises(ValueError, match="nothing"):
             nothing()
@@ -97,6 +98,13 @@ def test_entities_that_are_known_by_halves_count_no_more_than_their_questions() 
     found = share([True, False] * 4, [name for name in "abcd" for _ in range(2)])
 
     assert (found.low, found.high) == (pytest.approx(15.70, abs=0.01), pytest.approx(84.30, abs=0.01))
+
+
+def test_one_entity_counts_once() -> None:
+    found = share([True, False], ["a", "a"])
+
+    assert found.low == pytest.approx(100 * stats.beta.ppf(0.025, 0.5, 1.5))
+    assert found.high == pytest.approx(100 * stats.beta.ppf(0.975, 1.5, 0.5))
 
 
 def test_half_the_reach_takes_four_times_the_questions() -> None:
