@@ -393,3 +393,13 @@ def test_a_shard_is_given_back_when_it_is_closed_or_refused(cache: Path) -> None
     with pytest.raises(CacheError, match="holds 8 rows, the manifest says 7") as short:
         open_shard(cache, manifest, manifest.shards[1].model_copy(update={"rows": 7}))
     assert open_files() == before, (altered, short)
+
+
+def test_a_folder_of_shards_that_is_a_link_is_named_with_its_shard(cache: Path) -> None:
+    found = read_manifest(cache)
+    (cache / SHARDS).rename(cache.with_name("elsewhere"))
+    (cache / SHARDS).symlink_to(cache.with_name("elsewhere"))
+
+    with pytest.raises(CacheError) as caught:
+        open_shard(cache, found, found.shards[0])
+    assert caught.value.found == f"{cache / SHARDS / found.shards[0].name} is missing, or not a plain file."
