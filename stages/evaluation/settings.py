@@ -96,6 +96,10 @@ class EvaluationSettings(Section):
     task_folder: InputPath | None = Field(
         None, description="Folder of further task files for lm-eval (YAML); their names come before its own."
     )
+    forget_choices: tuple[str, ...] = Field(
+        (),
+        description="Of these files and tasks, those on what is to be forgotten (wmdp_bio); the others are to be kept.",
+    )
     choice_shots: int = Field(
         0,
         ge=0,
@@ -117,6 +121,8 @@ class EvaluationSettings(Section):
             raise ValueError("attacks names one of them twice")
         if len(set(self.tasks)) < len(self.tasks) or set(self.tasks) & self.choices.keys():
             raise ValueError("tasks names one of them twice, or one that is under choices, too")
+        if unknown := set(self.forget_choices) - {*self.choices, *self.tasks}:
+            raise ValueError(f"forget_choices names {sorted(unknown)[0]!r}, which is not under choices or tasks")
         again = {*self.paraphrases, *self.paraphrases.values()}
         if self.questions and (unknown := again - self.questions.keys()):
             raise ValueError(f"paraphrases names {sorted(unknown)[0]!r}, which is not under questions")

@@ -35,8 +35,8 @@ CONFIG = "--config {in}/topic.toml"
 FINETUNE = "--set finetune.model={in}/tiny --set finetune.forget=[\"{in}/questions-forget.jsonl\"] " \
     "--set finetune.retain=[\"{in}/questions-retain.jsonl\"] --set finetune.batch_rows=2 --set finetune.epochs=3 " \
     "--set finetune.zero_stage=0 --set finetune.checkpoint_steps=2"  # fmt: skip
-# Relearning starts a training; requests join two tables in a process that was forked from one which had joined some, and polars
-# takes no forks.
+# Relearning starts a training. Requests are put together with polars in a process of their own, and polars hangs in a fork of
+# a process that has used it.
 ALIKE = "--without relearning --without instructions"
 STUDENT = "--set student.epochs=3 --set student.checkpoint_steps=1"
 COMMANDS: dict[str, Command] = {

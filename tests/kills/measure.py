@@ -143,6 +143,11 @@ def kill_and_repeat(
 
 def page(counts: dict[str, Counter[str]], kills: dict[str, int], seed: int, real: Counter[str]) -> str:
     total = sum(counts.values(), Counter())
+    # Of a measurement that was cut short there are none.
+    started = [
+        f"{real['tried']} more, training in two processes among them, were started anew and killed by time: "
+        f"{real['same result']} gave the same result."
+    ] * bool(real["tried"])
     lines = [
         "# Kills",
         "",
@@ -153,9 +158,8 @@ def page(counts: dict[str, Counter[str]], kills: dict[str, int], seed: int, real
         "an fsync, a rename, a removal, a new folder), the others after a random time. Seven in ten are SIGKILL to all processes",
         "of the command, the others SIGINT or SIGTERM. Afterwards the outputs are compared file by file with those of two runs",
         "that nobody interrupted (without times and speeds), and so are the folder and the system's temporary folder.",
-        "The runs are forks of one process that has imported everything; "
-        f"{real['tried']} more, training in two processes among them, were started anew and killed by time: "
-        f"{real['same result']} gave the same result.",
+        "The runs are forks of one process that has imported everything.",
+        *started,
         "",
         "| command | kills | " + " | ".join(WORDS) + " |",
         "|---|--:|" + "--:|" * len(WORDS),

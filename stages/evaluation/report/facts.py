@@ -62,36 +62,39 @@ class Facts:
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
+        self._said: dict[tuple[Role, str, str | None], list[Answer]] = {}
+        for answer in audit.answers:
+            self._said.setdefault((answer.model, answer.file, answer.attack), []).append(answer)
         again = audit.run.settings["evaluation"].get("paraphrases", {})
-        files = [file for file in audit.forget_files if file not in again]
-        self._facts = {
-            (answer.file, number): Fact(answer.file, number, answer.group or answer.question)
-            for file in files
-            for number, answer in enumerate(_plain(audit, "base", file))
-        }
-        self._by_question = {
-            (answer.file, answer.question): self._facts[answer.file, number]
-            for file in files
-            for number, answer in enumerate(_plain(audit, "base", file))
-        }
-        self.known = frozenset(
-            self._facts[file, number]
-            for file in files
-            for number, answer in enumerate(_plain(audit, "base", file))
-            if answer.is_right
-        )
-        self.unknown = frozenset(self._facts.values()) - self.known
-        self.probes = tuple(self._probes(files, again))
+        self._files = [file for file in audit.forget_files if file not in again]
+        # The base answers every question of a file plainly, in their order.
+        plain = [
+            (Fact(file, number, answer.group or answer.question), answer)
+            for file in self._files
+            for number, answer in enumerate(self._said.get(("base", file, None), ()))
+        ]
+        self._by_number = {(fact.file, fact.number): fact for fact, _ in plain}
+        self._by_question = {(fact.file, answer.question): fact for fact, answer in plain}
+        self.known = frozenset(fact for fact, answer in plain if answer.is_right)
+        self.unknown = frozenset(fact for fact, answer in plain if not answer.is_right)
+        self.probes = tuple(self._probes(again))
 
     @property
     def worst_case(self) -> frozenset[Fact]:
-        """The known facts that every attack and every sample asked for, in all files that were attacked at all.
+        """Of each file, the known facts that all of the probes which ask for anything in it asked for.
 
-        Where an audit attacks some of the facts only, the others cannot come out by what they were never asked.
+        Where an audit attacks some of the facts only, the others cannot come out by what they were never asked. A file that
+        nothing attacks counts whole: its facts may come out plainly.
         """
-        needed = [probe for probe in self.probes if not probe.alters and not probe.supplies_answer]
-        asked = [frozenset(probe.came_out["student"]) for probe in needed if probe.came_out.get("student")]
-        return self.known.intersection(*asked) if asked else self.known
+        found: set[Fact] = set()
+        for file in self._files:
+            own = {fact for fact in self.known if fact.file == file}
+            for probe in self.probes:
+                asked = {fact for fact in probe.came_out.get("student", {}) if fact.file == file}
+                if asked and not probe.alters and not probe.supplies_answer:
+                    own &= asked
+            found |= own
+        return frozenset(found)
 
     def made_of(self, role: Role) -> tuple[Probe, ...]:
         """The probes that were made of a model."""
@@ -107,17 +110,15 @@ class Facts:
         found = [probe.came_out.get(role, {}) for probe in chosen if not probe.supplies_answer]
         return [any(each.get(fact, False) for each in found) for fact in facts]
 
-    def _probes(self, files: Sequence[str], again: Mapping[str, str]) -> Iterator[Probe]:
-        audit = self._audit
-        yield Probe(PLAIN, self._answers([(file, file) for file in files], None))
-        worded = [(name, original) for name, original in again.items() if name in audit.files and original in files]
-        if worded:
+    def _probes(self, again: Mapping[str, str]) -> Iterator[Probe]:
+        """again: by file of paraphrases the one that it asks again, line by line."""
+        themselves = [(file, file) for file in self._files]
+        yield Probe(PLAIN, self._answers(themselves, None))
+        if worded := [pair for pair in again.items() if pair[1] in self._files]:
             yield Probe("asked in other words", self._answers(worded, None), PARAPHRASE)
-        attacks = list(dict.fromkeys(answer.attack for answer in audit.answers if answer.attack))
-        for attack in attacks:
+        for attack in dict.fromkeys(answer.attack for answer in self._audit.answers if answer.attack):
             supplies = attack in ATTACKS and ATTACKS[attack].supplies_answer
-            asked = self._answers([(file, file) for file in files], attack)
-            yield Probe(f"the attack “{attack_name(attack)}”", asked, attack, supplies)
+            yield Probe(f"the attack “{attack_name(attack)}”", self._answers(themselves, attack), attack, supplies)
         yield from self._samples()
         yield from self._altered()
 
@@ -126,13 +127,11 @@ class Facts:
         found: dict[Role, dict[Fact, bool]] = {}
         for name, original in files:
             for role in self._audit.roles:
-                own = [
-                    each for each in self._audit.answers if (each.model, each.file, each.attack) == (role, name, attack)
-                ]
-                for place, answer in enumerate(own):
+                for place, answer in enumerate(self._said.get((role, name, attack), ())):
+                    # Older files do not number their answers: a plain one has its place, an attack asks the question itself.
                     number = place if answer.number is None else answer.number
-                    fact = self._facts.get((original, number))
-                    if attack is not None and answer.number is None:
+                    fact = self._by_number.get((original, number))
+                    if answer.number is None and attack is not None:
                         fact = self._by_question.get((original, answer.question))
                     if fact is not None:
                         found.setdefault(role, {})[fact] = answer.comes_out
@@ -166,8 +165,3 @@ class Facts:
         for text, found in trained.items():
             what = "half of what was forgotten" if text == "forget" else f"{text} text"
             yield Probe(f"further training on {what}", found, alters=True)
-
-
-def _plain(audit: Audit, role: Role, file: str) -> list[Answer]:
-    """A model's plain answers to a file, in the order of its questions."""
-    return [each for each in audit.answers if (each.model, each.file, each.attack) == (role, file, None)]

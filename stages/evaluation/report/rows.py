@@ -161,6 +161,7 @@ class ChoiceAnswer(Record):
     file: str
     question: str
     correct: bool
+    groups: Many[str] = ()
 
 
 class Instructed(Record):

@@ -22,17 +22,22 @@ RULE = (
     "Kept. Not losing is shown, not assumed: passed if the 95 % interval of student less base, question by question, holds no "
     f"loss of over evaluation.keep_margin ({KEEP_MARGIN:.0f} points by default); failed if it is not passed and "
     "lies below zero, or if more answers are empty or repeat themselves, by the same rule. An answer is "
-    "right if it is given in the first sentence, not negated, and not one of several."
+    "right if it is given in the first sentence, not negated, and not one of several. Multiple choice counts alike, but for what "
+    "evaluation.forget_choices names; a task of lm-eval within the widest group that it belongs to."
 )
 
 
 def kept(audit: Audit) -> Iterator[Finding]:
-    """Each file on what is to be kept, and each of multiple choice."""
+    """Each file on what is to be kept, and each file, task or group of multiple choice."""
+    findings = [*_files(audit), *_chosen(audit)]
+    yield from findings or [Finding("Kept", "kept", "not measured", "No question on what is to be kept was asked.")]
+
+
+def _files(audit: Audit) -> Iterator[Finding]:
     for file in audit.kept_files:
         pairs = pairs_of(audit, [file])
         outcome, text = _answered(pairs, keep_margin(audit)) if pairs else ("not measured", SAME_QUESTIONS)
         yield Finding(f"Kept, {file}", f"kept ({file})", outcome, text)
-    yield from _chosen(audit)
 
 
 def _answered(pairs: list[Pair], margin: float) -> tuple[Outcome, str]:
@@ -46,16 +51,21 @@ def _answered(pairs: list[Pair], margin: float) -> tuple[Outcome, str]:
 
 
 def _chosen(audit: Audit) -> Iterator[Finding]:
-    by_file: dict[str, dict[Role, dict[str, bool]]] = {}
+    """A task counts within the widest group whose mean it enters, as MMLU's fifty-seven do."""
+    forgotten = set(audit.run.settings["evaluation"].get("forget_choices", ()))
+    by_name: dict[str, dict[Role, dict[str, bool]]] = {}
     for each in audit.choice_answers or ():
-        by_file.setdefault(each.file, {}).setdefault(each.model, {})[each.question] = each.correct
-    for file, found in by_file.items():
+        if not forgotten & {each.file, *each.groups}:
+            name = each.groups[0] if each.groups else each.file
+            by_name.setdefault(name, {}).setdefault(each.model, {})[f"{each.file} {each.question}"] = each.correct
+    for name, found in by_name.items():
         own, base = found.get("student", {}), found.get("base", {})
         shared = [question for question in own if question in base]
         if not shared:
+            yield Finding(f"Kept, {name}", f"kept ({name})", "not measured", SAME_QUESTIONS)
             continue
         ours, theirs = [own[each] for each in shared], [base[each] for each in shared]
         change = paired_difference(ours, theirs, shared)
         text = f"Multiple choice, right of {len(shared)}: {points(100 * fmean(ours))}, the base {points(100 * fmean(theirs))}"
         outcome = not_below(change, keep_margin(audit))
-        yield Finding(f"Kept, {file}", f"kept ({file})", outcome, f"{text}: {change_text(change)}.")
+        yield Finding(f"Kept, {name}", f"kept ({name})", outcome, f"{text}: {change_text(change)}.")
